@@ -1,0 +1,6 @@
+# What is used of dill, which ships no types.
+
+from typing import Any
+
+def dumps(obj: object, *, recurse: bool | None = ...) -> bytes: ...
+def loads(data: bytes, /) -> Any: ...

@@ -1,0 +1,1 @@
+# What the supervisor uses of multiprocess, which ships no types.

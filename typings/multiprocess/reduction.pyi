@@ -1,0 +1,3 @@
+from typing import IO
+
+def dump(obj: object, file: IO[bytes]) -> None: ...
