@@ -1,0 +1,91 @@
+"""A profile: all that is fixed in a worker once its jail is on. Equal profiles may share a
+worker."""
+
+from __future__ import annotations
+
+import msgspec
+
+from .capabilities import Capabilities, Filesystem, Grant, Scratch
+from .limits import Limits
+from .network import NetworkGrant
+
+
+class Profile(msgspec.Struct, frozen=True, array_like=True):
+    """What a worker is made for; hashable, so that the scheduler can group calls and workers by
+    it."""
+
+    tenant: str | None
+    runtime: str
+    metered: bool
+    """Whether modules are compiled to burn fuel."""
+    memory: int
+    table_elements: int
+    stack: int
+    open_files: int
+    file_size: int
+    cpu_fraction: float
+    directories: tuple[Grant, ...] = ()
+    clock: tuple[str, float] = ("real", 0.0)
+    random: tuple[str, int] = ("secure", 0)
+    stdio: bool = True
+    stateful: bool = False
+    """Whether the worker keeps instances from call to call (one session) instead of a fresh one
+    each."""
+    network: tuple[NetworkGrant, ...] = ()
+    """Here although the supervisor enforces it: one guest's hold on a worker must not reach what
+    another was granted."""
+    disk: int = 0
+    io_read: int = 0
+    io_write: int = 0
+    """Like the limits of these names where directories are granted; else 0, so that they do not
+    keep calls from sharing a worker."""
+    scratch: tuple[Scratch, ...] = ()
+
+    helpers: bytes = b""
+    """Functions of the program's that run in the worker, as they were pickled for it. Only workers
+    unpickle them."""
+
+    @property
+    def has_files(self) -> bool:
+        """Whether guests are granted any directory."""
+        return bool(self.directories or self.scratch)
+
+    @property
+    def granted(self) -> tuple[Grant, ...]:
+        """All directories, scratch included."""
+        return (*self.directories, *(scratch.grant for scratch in self.scratch))
+
+    @staticmethod
+    def of(
+        limits: Limits,
+        capabilities: Capabilities,
+        *,
+        tenant: str | None = None,
+        runtime: str = "wasmtime",
+        stateful: bool = False,
+        helpers: bytes = b"",
+    ) -> Profile:
+        """The profile that ``limits`` and ``capabilities`` need."""
+        files = capabilities.filesystem != Filesystem.none()
+        return Profile(
+            tenant=tenant,
+            runtime=runtime,
+            metered=limits.fuel is not None,
+            memory=limits.memory,
+            table_elements=limits.table_elements,
+            stack=limits.stack,
+            open_files=limits.open_files,
+            file_size=limits.file_size,
+            cpu_fraction=float(limits.cpu_fraction),
+            directories=capabilities.filesystem.directories,
+            clock=(capabilities.clock.kind, capabilities.clock.at),
+            random=(capabilities.random.kind, capabilities.random.seed),
+            stdio=capabilities.stdio,
+            stateful=stateful,
+            network=capabilities.network.grants,
+            helpers=helpers,
+            disk=limits.disk * files,
+            io_read=limits.io_read * files,
+            io_write=limits.io_write * files,
+            scratch=capabilities.filesystem.scratches,
+        )
