@@ -1,0 +1,1 @@
+"""Who runs the guest: one process, one engine, one guest at a time, no event loop."""
