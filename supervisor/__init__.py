@@ -1,0 +1,2 @@
+"""Who watches: starts workers, places them in cgroups, schedules calls, keeps deadlines,
+restarts."""

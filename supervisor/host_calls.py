@@ -1,0 +1,232 @@
+"""What the guests of one worker ask of this side: carried out one at a time, while they wait.
+
+A host call is checked, begun as a task of the worker's nursery, and answered when that ends. When
+its call is stopped the task is cancelled and the guest is told to go no further: the worker lives.
+When the worker dies the task ends with it.
+
+A function of the caller's that fails stops the call, as a limit would: its guest goes no further,
+and the caller gets the error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+
+from ..protocol import arena
+from ..protocol.conversation import Conversation
+from ..protocol.errors import HostFunctionError, ProtocolError, SandboxError, Trap
+from ..protocol.host_calls import IMPORT, NETWORK, decode_import, decode_request, encode
+from ..protocol.messages import (
+    ARGUMENTS,
+    INLINE,
+    SLOT,
+    Failure,
+    HostCall,
+    HostFailed,
+    HostReturned,
+)
+from .imports import BadArgument, HostImport, serving
+from .network.access import CallNetwork, NetworkAccess
+from .sending import Sender
+
+if TYPE_CHECKING:
+    from .calls import CallRecord
+
+_STOPPED = Failure("interrupted", "stopped while it waited for a host call", code="interrupt")
+Answer = tuple[bytes, bytes]
+"""The results of a host call, and the data beside them."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Running:
+    """The host call that is being carried out."""
+
+    record: CallRecord
+    scope: trio.CancelScope
+    function: HostImport | None
+    """The caller's function; ``None`` for what the supervisor does itself."""
+
+
+class HostCalls:
+    """The host calls of one worker."""
+
+    def __init__(
+        self,
+        conversation: Conversation,
+        sender: Sender,
+        shared: memoryview,
+        access: NetworkAccess,
+        lent_to: Callable[[CallRecord, int], HostImport | None],
+    ) -> None:
+        self.nursery: trio.Nursery
+        """Where they are carried out; it ends with the worker."""
+        self._last_end = 0.0
+        self._conversation = conversation
+        self._sender = sender
+        self._shared = shared
+        self._access = access
+        self._lent_to = lent_to
+        self._ended = False
+        self._running: _Running | None = None
+
+    @property
+    def serving(self) -> bool:
+        """Whether a function of the caller's runs."""
+        return self._running is not None and self._running.function is not None
+
+    def last_held(self) -> float:
+        """Until when the guest was held, by trio's clock: the end of the last host call, or now.
+
+        Waiting for the network is the guest's own idleness; waiting for a function of the caller's
+        is not.
+        """
+        return trio.current_time() if self.serving else self._last_end
+
+    def begin(self, message: HostCall, record: CallRecord) -> None:
+        """Carry out what the running call asks for.
+
+        Raises:
+            ProtocolError: there is no such thing, or it is more than can cross.
+        """
+        if self._ended:
+            return
+        data = self._data(message)
+        function: HostImport | None = None
+        if message.function == NETWORK:
+            request = decode_request(message.arguments)
+            if record.network is None:
+                record.network = CallNetwork(self._access, record)
+            network = record.network
+
+            async def work() -> Answer:
+                answer, back = await network.serve(request, data, message.room)
+                return encode(answer), back
+
+        elif message.function == IMPORT:
+            function, slots = self._import(message, record, data)
+            record.imported[function.name] = record.imported.get(function.name, 0) + 1
+            called = function
+
+            async def work() -> Answer:
+                return await _call(called, slots, data, message.room)
+
+        else:
+            raise ProtocolError(f"there is no host function {message.function[:40]!r}")
+        record.spoken = True
+        record.host_calls += 1
+        if record.stop is not None:
+            self._fail(message.call)
+            return
+        self._running = running = _Running(record, trio.CancelScope(), function)
+        self.nursery.start_soon(self._serve, message.call, running, work)
+
+    def end(self) -> None:
+        """The worker is dead: begin nothing more for it."""
+        self._ended = True
+
+    def interrupt(self, record: CallRecord) -> None:
+        """The call is being stopped: it waits no longer."""
+        if self._running is not None and self._running.record is record:
+            self._running.scope.cancel()
+
+    def _data(self, message: HostCall) -> bytes:
+        _, outward, half = arena.halves(len(self._shared))
+        size = message.length if message.data is None else len(message.data)
+        most = half if message.data is None else INLINE
+        if (
+            len(message.arguments) > ARGUMENTS
+            or not 0 <= size <= most
+            or not 0 <= message.room <= half
+        ):
+            raise ProtocolError("a host call of more than can cross")
+        if message.data is not None:
+            return message.data
+        return bytes(self._shared[outward : outward + size])
+
+    def _import(
+        self, message: HostCall, record: CallRecord, data: bytes
+    ) -> tuple[HostImport, bytes]:
+        asked = decode_import(message.arguments)
+        function = self._lent_to(record, asked.number)
+        if function is None:
+            raise ProtocolError(f"the call's module imports no function {asked.number}")
+        shape, slots = function.shape, asked.slots
+        if len(slots) != SLOT * len(shape.type.params):
+            raise ProtocolError(f"{len(slots)} bytes of arguments do not fit {function.name}")
+        if sum(size for _, size in shape.places(slots)) != len(data):
+            raise ProtocolError(f"{len(data)} bytes beside the arguments of {function.name}")
+        return function, slots
+
+    async def _serve(
+        self, call: int, running: _Running, work: Callable[[], Awaitable[Answer]]
+    ) -> None:
+        record = running.record
+        serving.set(record)
+        failure: SandboxError | None = None
+        with running.scope:
+            try:
+                results, back = await work()
+            except (HostFunctionError, Trap) as error:
+                failure = error
+            else:
+                self._ended_one()
+                self._conversation.sent_host_answer()
+                self._sender.send(self._returned(call, results, back))
+        if running.scope.cancelled_caught or failure is not None:
+            self._ended_one()
+            self._fail(call)
+        if failure is not None and record.stop is None:
+            record.stop = failure
+            assert record.worker is not None
+            record.worker.interrupt(record)
+
+    def _ended_one(self) -> None:
+        self._running = None
+        self._last_end = trio.current_time()
+
+    def _returned(self, call: int, results: bytes, data: bytes) -> HostReturned:
+        if len(data) <= INLINE:
+            return HostReturned(call, results, data)
+        inward, _, _ = arena.halves(len(self._shared))
+        self._shared[inward : inward + len(data)] = data
+        return HostReturned(call, results, None, len(data))
+
+    def _fail(self, call: int) -> None:
+        self._conversation.sent_host_answer()
+        self._sender.send(HostFailed(call, _STOPPED))
+
+
+async def _call(function: HostImport, slots: bytes, data: bytes, room: int) -> Answer:
+    """Call a function of the caller's, when its rate allows.
+
+    Raises:
+        Trap: the guest gave it what it cannot take.
+        HostFunctionError: it failed, took too long, or returned what cannot cross.
+    """
+    early = function.rate.delay(trio.current_time())
+    if early:
+        await trio.sleep(early)
+    answer: Answer | None = None
+    with trio.move_on_after(function.timeout):
+        try:
+            answer = await function.call(slots, data)
+        except trio.Cancelled:
+            raise
+        except BadArgument as error:
+            raise Trap("bad_argument", f"{function.name}: {error}") from None
+        except BaseException as error:  # whatever it is, it is the function's own
+            raise _failed(function, f"raised {type(error).__name__}: {error}") from error
+    if answer is None:
+        late = TimeoutError(f"not done after {function.timeout:g} s")
+        raise _failed(function, f"took longer than its timeout of {function.timeout:g} s") from late
+    if len(answer[1]) > room:
+        raise _failed(function, f"returned {len(answer[1])} bytes; at most {room} can cross")
+    return answer
+
+
+def _failed(function: HostImport, what: str) -> HostFunctionError:
+    return HostFunctionError(f"the host function {function.name} {what}"[:500])

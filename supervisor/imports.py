@@ -1,0 +1,53 @@
+"""Functions of the caller's process that guests import: what the supervisor knows of them.
+
+What they are made of (threads, event loops, Python values) is the face's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..protocol.messages import LentFunction
+from .rate import Rate
+
+if TYPE_CHECKING:
+    from .calls import CallRecord
+    from .sending import Mail
+
+
+class BadArgument(Exception):
+    """What the guest gave is not what the function's declaration says; the text says what."""
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class HostImport:
+    """A function of the caller's process, bound to an import of one module."""
+
+    shape: LentFunction
+    """How workers lend it; its number is given by each worker's ``Holder``."""
+    timeout: float
+    """Seconds that one call of it may take, once its rate lets it begin."""
+    rate: Rate
+    call: Callable[[bytes, bytes], Awaitable[tuple[bytes, bytes]]]
+    """Gets the slots of the arguments and the bytes that they point to, one after the other; gives
+    the slots of the results, or nothing and the bytes. When it is cancelled it ends at once, and
+    what it left running is nobody's. Raises ``BadArgument`` before the function has begun;
+    everything else is the function's own."""
+
+    @property
+    def name(self) -> str:
+        """Module and name, as users know it."""
+        return f"{self.shape.module}.{self.shape.name}"
+
+
+serving: ContextVar[CallRecord | None] = ContextVar("serving", default=None)
+"""In a host function, and in what it calls: the call whose guest waits for it."""
+
+
+def served(record: CallRecord | None, mail: Mail) -> CallRecord | None:
+    """``record``, where it is a call of the pool with this mail, and is not over."""
+    worker = None if record is None else record.worker
+    return record if worker is not None and worker.office.mail is mail else None
