@@ -1,0 +1,174 @@
+"""The future of a call: it knows its receipt and can stop its guest."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .calls import conclude
+from .function import Function
+from .protocol.errors import SandboxError
+from .protocol.receipts import Receipt
+from .supervisor.requests import CallRequest, Outcome
+
+if TYPE_CHECKING:
+    from .bunches import Bunch
+    from .supervisor.actor import Actor
+
+_LATER = object()
+"""Stands for a buffer that is decoded when somebody asks for the result.
+
+The guest chose its size and content, so the thread that wants it pays, not the supervisor's."""
+
+_cancelling = threading.Lock()
+
+
+@dataclass(eq=False)
+class Desk:
+    """Where the calls of an instance are taken; its counters are kept by the pool's thread."""
+
+    actor: Actor
+    most: int
+    """Calls that may be submitted and not over."""
+    first: bool = False
+    """Whether it is ``on_restart`` that calls: that waits for no room, and goes first."""
+    closed: bool = False
+    submitted: int = 0
+    finished: int = 0
+
+
+class CallFuture(Future[Any]):
+    """The future of a call. ``cancel()`` stops the guest even while it runs, and returns True.
+
+    Callbacks run in the pool's thread and must be quick; they cannot wait for another call.
+    """
+
+    def __init__(
+        self,
+        function: Function,
+        request: CallRequest | None,
+        stop: Callable[[CallFuture], object],
+        desk: Desk | None = None,
+    ) -> None:
+        super().__init__()
+        self.function = function
+        """The function that was called."""
+        self.request = request
+        """What the supervisor was asked, or ``None`` where the arguments did not fit."""
+        self.desk = desk
+        """Where it is made, if it is a call of an instance."""
+        self.bunch: Bunch | None = None
+        """Those with which it is on its way."""
+        self._stop = stop
+        self._receipt = Receipt()
+        self._outcome: Outcome | None = None
+        self._decoded: tuple[Any, BaseException | None] | None = None
+        self._handed_over = False
+        self._abandoned = False
+
+    @property
+    def receipt(self) -> Receipt:
+        """What the call used. After ``cancel()`` it fills as soon as the guest has stopped.
+
+        Raises:
+            InvalidStateError: the call is not over.
+        """
+        if not self.done():
+            raise InvalidStateError("the call is not over: there is no receipt yet")
+        return self._receipt
+
+    def running(self) -> bool:
+        """Whether the supervisor has it, and it is not over."""
+        return self._handed_over and not self.done()
+
+    def cancel(self) -> bool:
+        """Stop the call, wherever it is; False only where it is over already."""
+        try:
+            # Runs the callbacks, which are the user's: whatever they raise, the guest is stopped.
+            if not super().cancel():
+                return False
+        finally:
+            with _cancelling:
+                first = self.cancelled() and not self._abandoned
+                self._abandoned = self._abandoned or first
+            if first:
+                self.set_running_or_notify_cancel()
+                self._stop(self)
+        return True
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for the value, for ``timeout`` seconds at most.
+
+        Raises:
+            SandboxError: the call failed.
+            CancelledError: it was cancelled.
+            TimeoutError: it is not over yet.
+        """
+        value = super().result(timeout)
+        if value is not _LATER:
+            return value
+        value, error = self._decode()
+        if error is not None:
+            raise error
+        return value
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for the call's error; ``None`` where it has none."""
+        error = super().exception(timeout)
+        if error is None and self._outcome is not None:
+            return self._decode()[1]
+        return error
+
+    def _decode(self) -> tuple[Any, BaseException | None]:
+        if self._decoded is None:
+            assert self.request is not None
+            assert self._outcome is not None
+            self._decoded = conclude(self.function, self.request, self._outcome)
+        return self._decoded
+
+    # --- for the pool ---------------------------------------------------------------------------
+
+    def hand_over(self) -> bool:
+        """The supervisor takes the call, unless it was cancelled before."""
+        self._handed_over = not self.cancelled()
+        return self._handed_over
+
+    def finish(self, outcome: Outcome) -> None:
+        """The call is over. Nothing happens to one that was cancelled."""
+        self._receipt = outcome.receipt
+        assert self.request is not None
+        if outcome.error is None:
+            self.function.pace.learn_alone(outcome.receipt.cpu_time)
+        with suppress(InvalidStateError):
+            if outcome.error is None and outcome.data is not None:
+                self._outcome = outcome
+                self.set_result(_LATER)
+                return
+            value, error = conclude(self.function, self.request, outcome)
+            if error is not None:
+                self.set_exception(error)
+            else:
+                self.set_result(value)
+
+    def settle(
+        self, receipt: Receipt, value: Any = None, error: SandboxError | None = None
+    ) -> None:
+        """As ``finish``, for one of several that travelled together.
+
+        Raises:
+            InvalidStateError: it was cancelled, and has its receipt now.
+        """
+        self._receipt = receipt
+        if error is not None:
+            self.set_exception(error)
+        else:
+            self.set_result(value)
+
+    def fail(self, error: SandboxError) -> None:
+        """The call will never be made."""
+        with suppress(InvalidStateError):
+            self.set_exception(error)

@@ -1,0 +1,1 @@
+"""Plug-ins: folders with a module and a manifest, taken in, replaced and put back under load."""
