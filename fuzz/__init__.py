@@ -1,0 +1,1 @@
+"""Hypothesis strategies, oracles and campaigns that stand on the public face."""
