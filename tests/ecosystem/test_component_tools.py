@@ -1,0 +1,96 @@
+"""Components that nobody built for this library: Python by componentize-py, JavaScript by
+componentize-qjs and ComponentizeJS, from the sources in ``examples/guests/components``."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from ecosystem import components, real_modules
+
+from wasm_sandbox import Capabilities, Err, Filesystem, Limits, Module, Ok, Pool, Trap, Variant
+
+# The longest step is to compile CPython: half a minute on two cores, more where they are busy.
+pytestmark = [pytest.mark.ecosystem, pytest.mark.timeout(900)]
+
+LIMITS = Limits(
+    wall_time=60.0,
+    cpu_time=60.0,
+    compile_time=600.0,
+    compile_memory=4 << 30,
+    module_size=64 << 20,
+)
+SHAPES = "docs:geometry/shapes@0.1.0"
+BUILDS: dict[str, Callable[[], Path]] = {
+    "componentize-py": components.python_geometry,
+    "componentize-qjs": components.quickjs_geometry,
+    "ComponentizeJS": components.starlingmonkey_geometry,
+}
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Pool]:
+    with Pool(workers=1, limits=LIMITS, cache_dir=real_modules.CACHE / "artifacts") as pool:
+        yield pool
+
+
+def available(get: Callable[[], Path]) -> Path:
+    try:
+        return get()
+    except real_modules.Unavailable as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture(scope="module", params=list(BUILDS))
+def geometry(pool: Pool, request: pytest.FixtureRequest) -> Module:
+    return pool.load(available(BUILDS[request.param]))
+
+
+@pytest.fixture(scope="module")
+def words(pool: Pool) -> Module:
+    return pool.load(available(components.python_words))
+
+
+def test_values_of_all_kinds_cross(geometry: Module) -> None:
+    double, bounds = geometry[f"{SHAPES}#double"], geometry[f"{SHAPES}#bounds"]
+    assert geometry["greet"]("Wörld") == "Hello, Wörld"
+    assert geometry[f"{SHAPES}#mirror"]({"x": 1, "y": -2}) == {"x": -2, "y": 1}
+    assert double(Variant("circle", 4)) == Variant("circle", 8)
+    assert double(Variant("square", {"x": 1, "y": 2})) == Variant("square", {"x": 2, "y": 4})
+    assert double(Variant("nothing")) == Variant("nothing")
+    assert geometry[f"{SHAPES}#divide"](7, 2) == Ok(3)
+    assert geometry[f"{SHAPES}#divide"](7, 0) == Err("division by zero")
+    assert bounds([]) is None
+    assert bounds([{"x": 1, "y": 5}, {"x": -3, "y": 9}]) == ({"x": -3, "y": 5}, {"x": 1, "y": 9})
+
+
+def test_the_world_is_the_one_that_it_was_built_for(geometry: Module) -> None:
+    interface = (geometry.wit or "").partition(f"  export {SHAPES}: ")[2]
+    assert interface == (
+        "interface {\n"
+        "    record point { x: s32, y: s32 }\n"
+        "    variant shape { circle(u32), square(point), nothing }\n"
+        "    mirror: func(p: point) -> point;\n"
+        "    double: func(s: shape) -> shape;\n"
+        "    divide: func(a: s32, b: s32) -> result<s32, string>;\n"
+        "    bounds: func(points: list<point>) -> option<tuple<point, point>>;\n"
+        "  }\n"
+        "}"
+    )
+
+
+def test_a_command_is_run_as_any_other(pool: Pool, words: Module) -> None:
+    done = pool.run(words, stdin=b"to be or not to be", env={"LABEL": "counted"})
+    assert (done.exit_code, done.stdout, done.stderr) == (0, b"counted 6\n", b"")
+    done = pool.run(words)
+    assert (done.exit_code, done.stdout, done.stderr) == (1, b"words 0\n", b"nothing to count\n")
+
+
+def test_files_are_those_that_were_granted(pool: Pool, words: Module, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("to be or not")
+    granted = Capabilities(filesystem=Filesystem.read_only(tmp_path, at="/data"))
+    done = pool.run(words, "/data/text", capabilities=granted)
+    assert (done.exit_code, done.stdout) == (0, b"words 4\n")
+    assert done.receipt.bytes_read == 12
+    for name in ("/data/../text", "/etc/passwd"):
+        with pytest.raises(Trap):  # componentize-py's answer to a Python exception
+            pool.run(words, name, capabilities=granted)
