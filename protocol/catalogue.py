@@ -28,8 +28,6 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """Walls that stop it on some machines. They do not count."""
     sibling: bool = False
     """Whether it aims at another worker, which has to be there."""
-    contended: bool = False
-    """Whether a busy machine can make it fail: it is then made again."""
     granted: bool = False
     """Whether it abuses a directory that was granted for writing."""
 
@@ -259,7 +257,6 @@ ATTACKS: dict[str, Entry] = {
         title="spin on 8 threads",
         subject="resources",
         walls=("supervisor", "cgroup.cpu"),
-        contended=True,
     ),
     "open_descriptors": Entry(
         title="open 100,000 descriptors",

@@ -98,8 +98,11 @@ def test_an_attack_is_stopped_by_each_wall_that_the_map_names_and_by_no_other(
     assert set(row.stopped_by) == expected & row.alone.keys()
     assert row.all is not bool(expected), row.evidence
     others = standing.intersection(CHOICE) - expected - {*entry.sometimes}
-    attempts = (place.attempt(name, tuple(others)) for _ in range(5 if entry.contended else 1))
-    assert any(attempt.succeeded for attempt in attempts)
+    # Once is enough: what the others do not stop may still fail on a busy machine.
+    failed: list[Attempt] = []
+    while not (attempt := place.attempt(name, tuple(others))).succeeded:
+        failed.append(attempt)
+        assert len(failed) < 5, failed
 
 
 @pytest.mark.parametrize(

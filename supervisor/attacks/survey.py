@@ -3,6 +3,7 @@ all of them."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 
 import msgspec
@@ -24,7 +25,8 @@ _PARENTS = {
 """Walls that are no more than an addition to another."""
 _CAP_SYS_ADMIN = 21
 _TRIES = 3
-"""How often an attack is made again that may have failed because the machine is busy."""
+"""How often an attack is made again that failed where no wall is known to stop it: a busy machine
+may have."""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,8 +125,8 @@ async def _row(place: Laboratory, name: str, walls: Iterable[str]) -> Row:
 async def _attempt(place: Laboratory, name: str, walls: tuple[str, ...] | None) -> Attempt:
     attempt = await place.attempt(name, walls)
     entry = ATTACKS[name]
-    doubtful = entry.contended and walls is not None and not {*entry.walls} & {*walls}
-    for _ in range(_TRIES if doubtful else 0):
+    stopping = {*entry.stopped_by(root=os.geteuid() == 0), *entry.sometimes}
+    for _ in range(0 if walls is None or stopping & {*walls} else _TRIES):
         if not attempt.succeeded:
             attempt = await place.attempt(name, walls)
     return attempt
