@@ -62,7 +62,7 @@ STATE = """(module
     (i32.load (i32.const 0))))"""
 """The like, of functions that write. ``count(n)`` is ``n`` and how often it was called."""
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds after which something counts as forgotten."""
 LONG = 100_000_000
 """Turns, in thousands, that nobody waits for."""

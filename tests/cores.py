@@ -12,6 +12,8 @@ from typing import Any
 import trio
 from leftovers import nothing_left
 
+from wasm_sandbox import Pool
+from wasm_sandbox.protocol import arena
 from wasm_sandbox.protocol.capabilities import Capabilities
 from wasm_sandbox.protocol.events import Event, WorkerDied
 from wasm_sandbox.protocol.limits import Limits
@@ -40,6 +42,25 @@ def i64(outcome: Outcome) -> int:
     if outcome.error is not None:
         raise outcome.error
     return int.from_bytes(outcome.slots[:8], "little", signed=True)
+
+
+async def wait_until_begun(core: Core, pid: int | None = None) -> int:
+    """Wait until a worker, or that one, runs the call at its head: from now on the call is lost
+    with it, which it is not while it has only been sent. The worker's pid."""
+    with trio.fail_after(60):
+        while True:
+            for worker in core._seats.workers:
+                worker.heed()
+                if worker.dead or worker.head is None or pid not in (None, worker.pid):
+                    continue
+                if arena.read_begun(worker.wires.view)[0] == worker.head.number:
+                    return worker.pid
+            await trio.sleep(0.002)
+
+
+def wait_for_a_call(pool: Pool) -> int:
+    """``wait_until_begun`` in a pool."""
+    return pool.thread.run(wait_until_begun)
 
 
 class Driver:
@@ -110,7 +131,7 @@ class Driver:
 
     async def wait_for_worker(self, phase: str | None = None) -> WorkerSnapshot:
         """Wait until there is one."""
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while (worker := self.worker(phase)) is None:
                 await trio.sleep(0.002)
         return worker
@@ -122,7 +143,7 @@ class Driver:
 
     async def wait_for_death(self, count: int = 1) -> DeathCertificate:
         """Wait until ``count`` workers died; the last one's certificate."""
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while len(self.deaths) < count:
                 await trio.sleep(0.002)
         return self.deaths[count - 1]
@@ -137,13 +158,13 @@ async def serving(cache_dir: object = "", **options: Any) -> AsyncIterator[Drive
         if not cache_dir:
             cache_dir = stack.enter_context(TemporaryDirectory(prefix="test-"))
         core = Core(CoreOptions(on_event=events.append, cache_dir=str(cache_dir), **options))
-        stack.enter_context(trio.fail_after(50))
+        stack.enter_context(trio.fail_after(150))
         async with trio.open_nursery() as nursery:
             await nursery.start(core.serve)
             try:
                 yield Driver(core, events)
             finally:
-                with trio.CancelScope(shield=True), trio.fail_after(15):
+                with trio.CancelScope(shield=True), trio.fail_after(60):
                     await core.close(cancel=True)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from wasm_sandbox.supervisor.cgroups.discovery import NAME, PROC, ROOT, find_trees
 
-PATIENCE = 5.0
+PATIENCE = 60.0
 """Seconds in which the last of it may still be going away. Nothing is measured here."""
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -81,6 +81,22 @@ def temporary_files() -> set[str]:
     return found
 
 
+def _of_others(paths: set[str]) -> set[str]:
+    """Those that belong to another user, or are mapped by a process that is none of ours."""
+    found: set[str] = set()
+    for path in paths:
+        with suppress(FileNotFoundError):
+            if os.stat(path).st_uid != os.geteuid():
+                found.add(path)
+    ours = {os.getpid(), *descendants()} if paths else set()
+    for entry in os.listdir("/proc") if paths else ():
+        if entry.isdigit() and int(entry) not in ours:
+            with suppress(OSError):
+                maps = Path("/proc", entry, "maps").read_text()
+                found |= {path for path in paths if path in maps}
+    return found
+
+
 def _reap(before: set[str], *, zygotes: bool) -> list[str]:
     """Bury adopted zombies; children of the test itself are its own business. A zygote, which leads
     a session, is its pool's to bury, unless ``zygotes`` says that their programs are gone."""
@@ -117,7 +133,8 @@ def _left(
         if opened.get(number) != target
     ]
     left += [f"cgroup {path}" for path in sorted(cgroups(pids))]
-    return left + [f"file {path}" for path in sorted(temporary_files() - files)]
+    made = temporary_files() - files
+    return left + [f"file {path}" for path in sorted(made - _of_others(made))]
 
 
 @contextmanager

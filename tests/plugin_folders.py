@@ -72,7 +72,7 @@ class Gate:
 
     def __call__(self, number: int) -> None:
         self.entered.release()
-        assert self.open.wait(30)
+        assert self.open.wait(60)
 
     @property
     def imports(self) -> dict[str, dict[str, Any]]:

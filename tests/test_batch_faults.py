@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,19 +27,37 @@ def busy(pool: Pool) -> list[int]:
     return [worker.pid for worker in pool.workers() if worker.pid and worker.phase == "busy"]
 
 
+def at_work(pool: Pool, seconds: float = 0.05) -> int:
+    """Wait until the one worker has spent processor time on its batch; its pid."""
+    used: list[float] = []
+
+    def look() -> bool:
+        (worker,) = pool.workers()
+        if worker.phase == "busy":
+            used.append(worker.cpu_time or 0.0)
+        return bool(used) and used[-1] - used[0] > seconds
+
+    until(look)
+    return busy(pool)[0]
+
+
 @contextmanager
 def killing_what_is_busy_for(seconds: float, pool: Pool) -> Iterator[list[int]]:
-    """Meanwhile, whoever runs something for longer than that is killed: who was."""
+    """Meanwhile, whoever spends more processor time than that on something is killed: who was."""
     over = threading.Event()
     killed: list[int] = []
 
     def watch() -> None:
         since: dict[int, float] = {}
         while not over.wait(0.01):
-            now = time.monotonic()
-            since = {pid: since.get(pid, now) for pid in busy(pool)}
+            used = {
+                worker.pid: worker.cpu_time or 0.0
+                for worker in pool.workers()
+                if worker.pid and worker.phase == "busy"
+            }
+            since = {pid: since.get(pid, now) for pid, now in used.items()}
             for pid, start in since.items():
-                if now - start > seconds and pid not in killed:
+                if used[pid] - start > seconds and pid not in killed:
                     killed.append(pid)
                     os.kill(pid, signal.SIGKILL)
 
@@ -91,12 +108,10 @@ def test_per_batch_records_that_were_begun_are_not_begun_again(cache: Path) -> N
 def test_an_innocent_batch_survives_its_worker(cache: Path, source: str) -> None:
     events: list[Event] = []
     with nothing_left(), Pool(1, cache_dir=cache, on_event=events.append) as pool:
-        turns = turns_in(pool, 0.01)
+        turns = turns_in(pool, 0.02)
         spin = pool.load(source.encode())["spin"].options(retries=1)
         values = pool.map(spin, [turns] * 60, chunksize=60)
-        until(lambda: busy(pool))
-        time.sleep(0.1)
-        os.kill(busy(pool)[0], signal.SIGKILL)
+        os.kill(at_work(pool), signal.SIGKILL)
         assert list(values) == [turns] * 60
     assert sum(isinstance(event, WorkerDied) for event in events) >= 2
 
@@ -104,14 +119,13 @@ def test_an_innocent_batch_survives_its_worker(cache: Path, source: str) -> None
 @each_mode
 def test_a_frozen_worker_costs_no_record(cache: Path, source: str, instance: str) -> None:
     with nothing_left(), Pool(1, cache_dir=cache) as pool:
-        turns = turns_in(pool, 0.01)
+        turns = turns_in(pool, 0.02)
         spin = pool.load(source.encode())["spin"].options(
             limits=Limits(wall_time=1.5), instance=instance
         )
         values = pool.map(spin, [turns] * 60, chunksize=60)
-        until(lambda: busy(pool))
-        time.sleep(0.25)  # the first record, which has all of the time, is over
-        os.kill(busy(pool)[0], signal.SIGSTOP)
+        # Then the first record, which has all of the time, is over.
+        os.kill(at_work(pool, 0.1), signal.SIGSTOP)
         assert list(values) == [turns] * 60
 
 
@@ -137,7 +151,7 @@ def test_a_map_under_fire_is_as_in_peace(cache: Path, source: str, instance: str
 
         def shoot() -> None:
             nonlocal killed
-            while not over.wait(0.1):
+            while killed < 50 and not over.wait(0.1):  # fewer than there are retries
                 for pid in busy(pool)[:1]:
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)

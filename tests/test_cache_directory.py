@@ -206,7 +206,7 @@ def test_a_read_only_cache_can_be_read_and_refuses_quietly(tmp_path: Path) -> No
 where = {str(tmp_path)!r}
 assert ArtifactCache(where).put(key(1), b"", b"a" * 300_000)
 open(where + "/stale.tmp", "w").close()
-subprocess.run(["mount", "-o", "remount,ro", where], check=True)
+subprocess.run(["mount", "-o", "remount,bind,ro", where], check=True)
 cache = ArtifactCache(where, max_bytes=100)
 assert fetch(cache, key(1)) == b"a" * 300_000
 assert not cache.put(key(2), b"", b"b")

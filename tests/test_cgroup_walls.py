@@ -16,7 +16,7 @@ import guests
 import msgspec
 import pytest
 import trio
-from cores import Driver, run, serving
+from cores import Driver, run, serving, wait_until_begun
 from native import LAST, attack, native_workers
 
 from wasm_sandbox.protocol.errors import OutOfMemoryKilled, SandboxError, WorkerLost
@@ -156,9 +156,7 @@ def test_a_kill_from_outside_is_not_called_out_of_memory(
             module = await driver.load(ADD)
 
             async def kill() -> None:
-                worker = await driver.wait_for_worker("busy")
-                await trio.sleep(0.1)
-                os.kill(worker.pid, signal.SIGKILL)
+                os.kill(await wait_until_begun(driver.core), signal.SIGKILL)
 
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(kill)

@@ -70,7 +70,7 @@ def test_messages_go_through_a_guest_in_order(pool: Pool, size: int) -> None:
     for number in range(3):
         message = bytes([number]) * size
         inward.send(message, timeout=30)
-        assert outward.receive(timeout=30) == message
+        assert outward.receive(timeout=60) == message
     inward.send(b"last")
     inward.close()
     assert list(outward) == [b"last"]
@@ -93,7 +93,7 @@ def test_two_guests_talk_to_each_other(pool: Pool) -> None:
     thread = threading.Thread(target=feed)
     thread.start()
     assert list(last) == [b"%d" % number for number in range(100)]
-    thread.join(30)
+    thread.join(60)
     assert [call.result() for call in calls] == [100, 100]
 
 
@@ -146,7 +146,7 @@ def test_a_guest_that_waits_is_cancelled_and_takes_nothing_along(pool: Pool) -> 
     module = relay(pool, inward, outward)
     future = pool.submit(module["relay"])
     inward.send(b"one")
-    assert outward.receive(timeout=30) == b"one"
+    assert outward.receive(timeout=60) == b"one"
     assert future.cancel()
     with pytest.raises(CancelledError):
         future.result()
@@ -169,7 +169,7 @@ def test_a_pool_ends_while_its_guests_wait(cancel: bool) -> None:
     pool = Pool(1)
     future = pool.submit(relay(pool, inward, outward)["relay"])
     inward.send(b"one")
-    assert outward.receive(timeout=30) == b"one"
+    assert outward.receive(timeout=60) == b"one"
     if not cancel:
         inward.close()
     pool.shutdown(cancel_futures=cancel)
@@ -274,8 +274,8 @@ def test_many_threads_lose_and_repeat_nothing() -> None:
     for thread in (*readers, *writers):
         thread.start()
     for thread in writers:
-        thread.join(30)
+        thread.join(60)
     channel.close()
     for thread in readers:
-        thread.join(30)
+        thread.join(60)
     assert sorted(map(int, taken)) == list(range(600))

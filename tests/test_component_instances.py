@@ -29,6 +29,8 @@ from wasm_sandbox import (
     WorkerLost,
 )
 
+pytestmark = pytest.mark.usefixtures("patience")
+
 COUNTER = f"""
 (component
   (core module $m {ALLOCATOR}

@@ -38,7 +38,7 @@ from wasm_sandbox.supervisor import watch
 from wasm_sandbox.supervisor.holder import Holder
 
 DEADLINE = 0.4
-MARGIN = 3.0
+MARGIN = 20.0
 """Seconds beyond a deadline in which a guest must be stopped, on a machine that is shared."""
 LARGE = Limits(memory=(4 << 30) + (16 << 20), wall_time=DEADLINE)
 SPINS = guests.loop().encode()
@@ -290,7 +290,7 @@ def test_a_call_can_be_cancelled_at_any_moment(narrow: Pool, what: str, after: f
         assert future.cancel()
         with pytest.raises(CancelledError):
             future.result()
-        assert narrow.submit(add, 1, 2).result(timeout=MARGIN + 5) == 3
+        assert narrow.submit(add, 1, 2).result(timeout=MARGIN) == 3
 
 
 def test_a_call_that_is_over_cannot_be_cancelled(narrow: Pool) -> None:
@@ -421,7 +421,7 @@ def test_a_blocked_guest_is_not_given_time_to_answer(
     monkeypatch.setattr(watch, "GRACE", 600.0)
     with ExitStack() as stack:
         stuck = pool.submit(DEAF[what](pool, stack))
-        assert type(stuck.exception(30)) is DeadlineExceeded
+        assert type(stuck.exception(60)) is DeadlineExceeded
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def watched(passing: socket.socket, kill: Callable[[], object] = lambda: None) -
         kill()
 
     async def main() -> None:
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             await watch(passing, take)
 
     trio.run(main)

@@ -30,9 +30,10 @@ from wasm_sandbox import (
     SignatureMismatch,
     Trap,
 )
-from wasm_sandbox.supervisor import watch
 
-STUCK = 20.0
+pytestmark = pytest.mark.usefixtures("patience")
+
+STUCK = 60.0
 """Seconds after which a test gives up waiting for something that has to come."""
 
 
@@ -46,12 +47,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pool(cache: Path) -> Iterator[Pool]:
     with Pool(1, cache_dir=cache) as pool:
         yield pool
-
-
-@pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However busy the machine is, a worker that stops its guest when told to is not killed."""
-    monkeypatch.setattr(watch, "GRACE", 15.0)
 
 
 @pytest.fixture
@@ -464,7 +459,9 @@ def test_the_calls_own_end_does_not_wait_for_the_function(
     elif how == "timeout":
         called = called.options(timeout=0.05)
     future = pool.submit(called)
-    assert hanging.begun.wait(STUCK)
+    while not hanging.begun.wait(0.01):
+        if future.done():  # on a busy machine its time may be up before it comes to the function
+            future = pool.submit(called)
     if how == "cancel":
         assert future.cancel()
     else:

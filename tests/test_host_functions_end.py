@@ -33,7 +33,7 @@ from wasm_sandbox import (
 )
 from wasm_sandbox.protocol.events import CallStopped, Granted, HostFunctionsCalled
 
-STUCK = 20.0
+STUCK = 60.0
 """Seconds after which a test gives up waiting for something that has to come."""
 
 
@@ -63,7 +63,7 @@ def load(pool: Pool, source: bytes, function: Any) -> Module:
 
 def with_trio(cache: Path, work: Callable[[TrioPool], Any], **keywords: Any) -> None:
     async def main() -> None:
-        with trio.fail_after(50):
+        with trio.fail_after(150):
             async with open_pool(cache_dir=cache, **keywords) as pool:
                 await work(pool)
 

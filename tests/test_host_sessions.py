@@ -15,8 +15,10 @@ from wasm_sandbox.protocol.errors import HostFunctionError, PoolError, Trap
 from wasm_sandbox.protocol.events import CallStopped
 from wasm_sandbox.protocol.limits import Limits
 from wasm_sandbox.runners import TrioRunner
-from wasm_sandbox.supervisor import imports, watch
+from wasm_sandbox.supervisor import imports
 from wasm_sandbox.supervisor.requests import ModuleHandle
+
+pytestmark = pytest.mark.usefixtures("patience")
 
 STATE = b"""(module
   (import "env" "f" (func $f (param i32) (result i32)))
@@ -27,12 +29,6 @@ STATE = b"""(module
 BORROWER = b"""(module
   (import "lender" "f" (func $f (param i32) (result i32)))
   (func (export "ask") (param i32) (result i32) (call $f (local.get 0))))"""
-
-
-@pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However busy the machine is, a worker that stops its guest when told to is not killed."""
-    monkeypatch.setattr(watch, "GRACE", 15.0)
 
 
 async def load(driver: Driver, source: bytes, function: Any) -> ModuleHandle:

@@ -83,7 +83,7 @@ async def call(driver: Driver, module: ModuleHandle, **request: Any) -> Outcome:
     """The call of a case: ``echo(7)`` where it names none."""
     request = {"export": "echo", **request}
     values = (7,) if request["export"] == "echo" else ()
-    with trio.fail_after(4):
+    with trio.fail_after(60):
         return await driver.call(module, request.pop("export"), *values, **request)
 
 
@@ -196,7 +196,7 @@ def test_a_worker_that_speaks_out_of_turn_is_ended_and_no_call_suffers(plan: Any
         plan(lie, "honest")
         async with one_worker() as (driver, module):
             await check_service(driver, module)
-            with trio.fail_after(5):
+            with trio.fail_after(60):
                 death = await driver.wait_for_death()
             assert death.cause == "protocol_violation"
             await check_service(driver, module)
@@ -281,7 +281,7 @@ def test_a_call_is_stopped_at_a_worker_that_takes_no_orders(plan: Any) -> None:
                 on_output=lambda *_: deaf.set(),
             )
             driver.core.submit(request, outcomes.append)
-            with trio.fail_after(4):
+            with trio.fail_after(60):
                 await deaf.wait()
                 driver.core.cancel(request)
                 await driver.wait_for_death()
@@ -552,7 +552,7 @@ def test_a_call_that_comes_to_the_head_by_a_recall_has_deadlines_of_its_own(plan
             outcomes: list[Outcome] = []
             for request in requests[:3]:
                 driver.core.submit(request, outcomes.append)
-            with trio.fail_after(5):
+            with trio.fail_after(60):
                 while not outcomes:
                     await trio.sleep(0.001)
                 driver.core.submit(requests[3], outcomes.append)

@@ -33,8 +33,10 @@ from wasm_sandbox import (
 )
 from wasm_sandbox.protocol.events import Event, InstanceEnded, InstanceRestarted, InstanceStarted
 
+pytestmark = pytest.mark.usefixtures("patience")
+
 COUNTER = actor_guests.COUNTER.encode()
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds after which something counts as forgotten."""
 MANY = RestartPolicy(intensity=1000)
 

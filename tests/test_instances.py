@@ -43,7 +43,8 @@ from wasm_sandbox import (
     SignatureMismatch,
     Trap,
 )
-from wasm_sandbox.supervisor import watch
+
+pytestmark = pytest.mark.usefixtures("patience")
 
 PAGE = 65536
 
@@ -52,12 +53,6 @@ PAGE = 65536
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache of compiled modules that the tests of this file share."""
     return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However busy the machine is, a worker that stops its guest when told to is not killed."""
-    monkeypatch.setattr(watch, "GRACE", 15.0)
 
 
 @pytest.fixture(scope="module")

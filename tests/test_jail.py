@@ -19,7 +19,7 @@ from typing import Any
 import guests
 import pytest
 import trio
-from cores import Driver, run, serving
+from cores import Driver, run, serving, wait_until_begun
 from leftovers import descendants
 from native import LAST, PREFIX, attack, native_workers
 
@@ -241,8 +241,8 @@ def test_a_worker_of_root_can_raise_its_limits_again(cache: Path) -> None:
 # -- death signal ---------------------------------------------------------------------------------
 
 
-async def _kill_the_zygote(driver: Driver) -> tuple[set[int], set[int]]:
-    """(the workers, those of them that lived on).
+async def _kill_the_zygote(driver: Driver, patience: float) -> tuple[set[int], set[int]]:
+    """(the workers, those of them that lived on for so many seconds).
 
     Their main threads are asleep, so that they do not notice the end of their channels.
     """
@@ -250,11 +250,13 @@ async def _kill_the_zygote(driver: Driver) -> tuple[set[int], set[int]]:
     async with trio.open_nursery() as nursery:
         for _ in range(2):
             nursery.start_soon(_hang, driver, module)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while [worker.phase for worker in driver.core.workers()] != ["busy"] * 2:
                 await trio.sleep(0.01)
-        await trio.sleep(0.2)
         workers = {worker.pid for worker in driver.core.workers()}
+        for pid in workers:
+            await wait_until_begun(driver.core, pid)
+        await trio.sleep(0.2)
         zygote = driver.core._keeper.zygote
         assert zygote is not None
         assert workers <= set(descendants(zygote.pid))
@@ -263,7 +265,7 @@ async def _kill_the_zygote(driver: Driver) -> tuple[set[int], set[int]]:
             patch.setattr(Child, "kill", lambda _: None)  # a program may be as dead as its zygote
             os.kill(zygote.pid, signal.SIGKILL)
             await zygote.lost.wait()
-            with trio.move_on_after(1):
+            with trio.move_on_after(patience):
                 while any(_stamp(pid) == stamp for pid, stamp in stamps.items()):
                     await trio.sleep(0.01)
     alive = {pid for pid, stamp in stamps.items() if _stamp(pid) == stamp}
@@ -291,11 +293,11 @@ def _stamp(pid: int) -> str | None:
 def test_workers_die_with_their_zygote(cache: Path, without: tuple[str, ...]) -> None:
     async def main() -> None:
         async with serving(cache, workers=2, limits=SMALL) as driver:
-            workers, alive = await _kill_the_zygote(driver)
+            workers, alive = await _kill_the_zygote(driver, 1 if without else 60)
             assert workers
             assert alive == (workers if without else set())
             module = await driver.load(ADD)
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 assert (await driver.call(module, "add", 1, 2)).error is None
 
     with native_workers(*without, *LAST):

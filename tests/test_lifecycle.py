@@ -15,13 +15,14 @@ from pathlib import Path
 
 import guests
 import pytest
+from cores import wait_for_a_call
 from leftovers import descendants, nothing_left
 
 from wasm_sandbox import ConfigurationError, Limits, Pool, RestartPolicy, WorkerLost
 from wasm_sandbox.protocol.errors import PoolError, SandboxError
 
 ADD, LOOP = guests.add().encode(), guests.loop().encode()
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds after which something counts as forgotten."""
 FORGIVING = RestartPolicy(intensity=1_000_000)
 LARGE = Limits(memory=512 << 20, output=128 << 20)
@@ -80,8 +81,7 @@ def test_calls_of_a_killed_zygotes_workers_are_lost_and_others_are_made(
     with Pool(1, cache_dir=cache) as pool:
         add = pool.load(ADD)["add"]
         running = pool.submit(pool.load(LOOP)["spin"])
-        until(lambda: any(worker.phase == "busy" for worker in pool.workers()))
-        time.sleep(0.1)
+        wait_for_a_call(pool)
         waiting = pool.submit(add, 1, 2)
         kill(*named("wasm-zygote"))
         error = running.exception(PATIENCE)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from batch_guests import LONG, STATE, turns_in, until
+from cores import wait_for_a_call
 from leftovers import nothing_left
 
 from wasm_sandbox import CallFuture, CpuTimeExceeded, DeadlineExceeded, Limits, Pool, WorkerLost
@@ -50,11 +51,11 @@ def begun(pool: Pool, limits: Limits | None = None) -> CallFuture:
 def test_its_limits_are_kept(cache: Path, before: Before) -> None:
     with Pool(1, cache_dir=cache) as pool:
         before(pool)
-        late = begun(pool, SHORT).exception(timeout=30)
+        late = begun(pool, SHORT).exception(timeout=60)
         assert isinstance(late, DeadlineExceeded)
         assert late.limit == "wall_time"
         before(pool)
-        late = begun(pool, Limits(cpu_time=0.1)).exception(timeout=30)
+        late = begun(pool, Limits(cpu_time=0.1)).exception(timeout=60)
         assert isinstance(late, CpuTimeExceeded)
 
 
@@ -75,9 +76,9 @@ def test_it_dies_with_its_worker(cache: Path, before: Before) -> None:
         before(pool)
         (worker,) = pool.workers()
         future = begun(pool)
-        time.sleep(0.05)
+        assert wait_for_a_call(pool) == worker.pid
         os.kill(worker.pid, signal.SIGKILL)
-        lost = future.exception(timeout=30)
+        lost = future.exception(timeout=60)
         assert isinstance(lost, WorkerLost)
         assert lost.certificate.pid == worker.pid
         before(pool)
@@ -90,7 +91,7 @@ def test_calls_behind_it_go_elsewhere(cache: Path, before: Before) -> None:
         before(pool)
         until(lambda: len(pool.workers()) == 2)
         future = begun(pool)
-        assert [each.result(30) for each in [pool.submit(add, n, 1) for n in range(20)]] == [
+        assert [each.result(60) for each in [pool.submit(add, n, 1) for n in range(20)]] == [
             *range(20)
         ]
         assert not future.done()

@@ -38,7 +38,6 @@ from wasm_sandbox.protocol.events import Granted, NetworkAllowed, NetworkRefused
 from wasm_sandbox.protocol.host_calls import Errno
 from wasm_sandbox.protocol.limits import Limits
 from wasm_sandbox.protocol.network import Address, Network
-from wasm_sandbox.supervisor import watch
 from wasm_sandbox.supervisor.network import access
 from wasm_sandbox.supervisor.network.connections import (
     Connection,
@@ -205,12 +204,6 @@ async def localhost(name: str) -> list[Address]:
     if name != "localhost":
         raise Refused(Errno.NOENT, f"{name} was not found")
     return [LOCAL]
-
-
-@pytest.fixture
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy machine a good worker, too, may answer an interrupt late. A bad one never does."""
-    monkeypatch.setattr(watch, "GRACE", 15.0)
 
 
 def exits(outcome: Outcome) -> int:
@@ -788,7 +781,7 @@ def test_a_cancelled_wait_ends_the_connection(cache: Path) -> None:
             await server.connected.wait()
             here.driver.core.cancel(request)
             await server.ended.wait()
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 while not outcomes:
                     await trio.sleep(0.002)
             assert isinstance(outcomes[0].error, Trap)
@@ -805,7 +798,7 @@ def test_a_worker_that_dies_takes_its_connections_along(cache: Path) -> None:
             await server.connected.wait()
             os.kill((await here.driver.wait_for_worker("busy")).pid, 9)
             await server.ended.wait()
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 while not outcomes:
                     await trio.sleep(0.002)
             assert isinstance(outcomes[0].error, WorkerLost)
@@ -829,7 +822,7 @@ def test_a_call_that_is_begun_again_connects_again(cache: Path) -> None:
             here.driver.core.submit(here.request(server.url(), retries=1), outcomes.append)
             await server.connected.wait()
             os.kill((await here.driver.wait_for_worker("busy")).pid, 9)
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 while not outcomes:
                     await trio.sleep(0.002)
             assert (exits(outcomes[0]), outcomes[0].stdout) == (0, b"hello")

@@ -15,7 +15,7 @@ import pytest
 import situations
 from leftovers import nothing_left
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds after which something counts as a hang."""
 PROGRAM = """
 import os, signal, sys

@@ -103,7 +103,7 @@ def test_a_call_that_had_begun_ends_with_its_version_and_new_ones_have_the_new(
     clock = plugins["clock"]
     old = clock.release
     begun = clock.submit("wait")
-    assert gate.entered.acquire(timeout=30)
+    assert gate.entered.acquire(timeout=60)
     put(place, 2)
     (event,) = plugins.refresh()
     assert (event.what, event.previous, event.version) == ("reloaded", "1.0.0", "2.0.0")
@@ -323,7 +323,7 @@ def test_a_removed_plugin_finishes_what_had_begun_and_may_come_back(
     plugins = Plugins(pool, place, imports=gate.imports)
     clock = plugins["clock"]
     begun = clock.submit("wait")
-    assert gate.entered.acquire(timeout=30)
+    assert gate.entered.acquire(timeout=60)
     shutil.rmtree(place / "clock")
     assert whats(plugins.refresh()) == [("removed", "clock")]
     for use in (lambda: clock.call("which"), lambda: plugins["clock"], lambda: clock.version):
@@ -469,7 +469,7 @@ def test_a_callback_of_the_pool_cannot_refresh(pool: Pool, place: Path, gate: Ga
     begun = plugins["clock"].submit("wait")
     begun.add_done_callback(refresh)
     gate.open.set()
-    assert over.wait(30)
+    assert over.wait(60)
     assert len(caught) == 1
 
 

@@ -203,12 +203,12 @@ def test_calls_that_wait_are_refused_too(cache: Path) -> None:
 
 def test_a_module_is_taken_again_when_its_quarantine_is_over(cache: Path) -> None:
     async def main() -> None:
-        policy = Quarantine(crashes=1, lasts=0.2)
+        policy = Quarantine(crashes=1, lasts=3.0)
         async with serving(cache, workers=1, quarantine=policy) as driver:
             module = await driver.load(ADD)
             assert isinstance(await crash(driver, module), WorkerLost)
             assert isinstance(await crash(driver, module), ModuleQuarantined)
-            with trio.fail_after(10):
+            with trio.fail_after(30):
                 while (outcome := await driver.call(module, "add", 1, 2)).error is not None:
                     await trio.sleep(0.02)
             assert i32(outcome) == 3

@@ -15,6 +15,7 @@ from typing import Any
 
 import guests
 import pytest
+from cores import wait_for_a_call
 from leftovers import nothing_left
 
 from wasm_sandbox import (
@@ -31,11 +32,11 @@ from wasm_sandbox import (
 from wasm_sandbox.future import CallFuture
 from wasm_sandbox.protocol.errors import PoolError
 from wasm_sandbox.protocol.events import Event, PoolFailed, WorkerDied
-from wasm_sandbox.supervisor import spawn
+from wasm_sandbox.supervisor import spawn, watch
 from wasm_sandbox.supervisor.core import Core
 
 ADD, LOOP, WORK = guests.add().encode(), guests.loop().encode(), guests.work().encode()
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds after which something counts as forgotten."""
 
 
@@ -92,7 +93,7 @@ def lose(pool: Pool, future: CallFuture) -> None:
 def test_a_guest_that_always_takes_its_worker_along_does_not_close_the_pool(cache: Path) -> None:
     with Pool(1, cache_dir=cache, restart=RestartPolicy(intensity=1)) as pool:
         spin, add = pool.load(LOOP)["spin"], pool.load(ADD)["add"]
-        for number in range(200):
+        for number in range(60):
             lost = pool.submit(spin)
             lose(pool, lost)
             error = lost.exception(0)
@@ -150,8 +151,7 @@ def test_idle_deaths_beyond_the_intensity_end_the_pool_with_certificates(cache: 
     with Pool(2, cache_dir=cache, restart=policy, on_event=events.append) as pool:
         spin, add = pool.load(LOOP)["spin"], pool.load(ADD)["add"]
         running = pool.submit(spin)
-        until(lambda: pids(pool, "busy"))
-        time.sleep(0.1)
+        wait_for_a_call(pool)
         for count in range(1, 5):
             kill(pool, "idle")
             until(lambda: sum(isinstance(event, WorkerDied) for event in events) >= count)  # noqa: B023
@@ -188,8 +188,9 @@ def test_forgiven_idle_deaths_are_forgotten(cache: Path) -> None:
     with Pool(1, cache_dir=cache, restart=policy) as pool:
         add = pool.load(ADD)["add"]
         for _ in range(4):
-            kill(pool, "idle")
-            time.sleep(0.25)
+            dead = kill(pool, "idle")
+            until(lambda: dead not in [worker.pid for worker in pool.workers()])  # noqa: B023
+            time.sleep(0.5)  # from when it is known
             assert add(1, 2) == 3
 
 
@@ -306,7 +307,7 @@ def test_recycling_loses_no_call(cache: Path, workers: int) -> None:
 def test_recycling_by_age_loses_no_call(cache: Path) -> None:
     with Pool(2, cache_dir=cache, recycle=Recycle(max_age=0.01)) as pool:
         add = pool.load(ADD)["add"]
-        assert list(pool.map(add, range(500), range(500))) == [2 * n for n in range(500)]
+        assert list(pool.map(add, range(200), range(200))) == [2 * n for n in range(200)]
 
 
 def test_three_tenants_on_one_worker_all_make_progress(cache: Path) -> None:
@@ -338,8 +339,11 @@ def test_a_tenant_that_floods_does_not_starve_another(cache: Path) -> None:
         work = pool.load(WORK)["work"]
         flood = [pool.submit(work.options(tenant="loud"), 2_000_000) for _ in range(2_000)]
         quiet = pool.submit(work.options(tenant="quiet"), 10)
+        over: list[bool] = []
+        quiet.add_done_callback(lambda _: over.append(flood[-1].done()))
         assert quiet.result(PATIENCE) == 10
-        assert not flood[-1].done()
+        until(lambda: over)
+        assert over == [False]
         for future in flood:
             future.cancel()
 
@@ -388,7 +392,8 @@ def test_a_timeout_counts_while_a_call_waits(cache: Path) -> None:
         assert add(1, 2) == 3
 
 
-def test_a_timeout_stops_a_call_that_runs(cache: Path) -> None:
+def test_a_timeout_stops_a_call_that_runs(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "GRACE", 15.0)  # however busy the machine is
     with Pool(1, cache_dir=cache) as pool:
         add = pool.load(ADD)["add"]
         add(1, 2)

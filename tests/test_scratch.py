@@ -124,7 +124,7 @@ with Pool(1, capabilities=Capabilities(filesystem=Filesystem.scratch({SIZE}))) a
     command = situations.command(situation, words, (needs, str(tmp_path)))
     environment = {"TMPDIR": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": needs}
     tmp_path.chmod(0o777)
-    said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=50)
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150)
     assert said.stdout.strip() == str([FULL, FULL]), said.stderr
     assert not list(tmp_path.glob("wasm-sandbox-scratch*"))
 

@@ -31,10 +31,11 @@ from wasm_sandbox import (
     open_pool,
 )
 from wasm_sandbox.protocol import messages
-from wasm_sandbox.supervisor import watch
 from wasm_sandbox.supervisor.calls import CallRecord
 from wasm_sandbox.supervisor.listener import Listener
 from wasm_sandbox.supervisor.worker import Worker
+
+pytestmark = pytest.mark.usefixtures("patience")
 
 HEAP = """(module (memory (export "memory") 1 800)
   (global $next (mut i32) (i32.const 8)) (global $ready (mut i32) (i32.const 0))
@@ -60,12 +61,6 @@ HEAP = """(module (memory (export "memory") 1 800)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache of compiled modules that the tests of this file share."""
     return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However busy the machine is, a worker that stops its guest when told to is not killed."""
-    monkeypatch.setattr(watch, "GRACE", 15.0)
 
 
 @pytest.fixture(scope="module")

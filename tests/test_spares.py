@@ -11,6 +11,7 @@ from pathlib import Path
 
 import guests
 import pytest
+from cores import wait_for_a_call
 from leftovers import nothing_left
 from native import workers_without
 
@@ -27,7 +28,7 @@ from wasm_sandbox.supervisor import seats
 from wasm_sandbox.supervisor.options import WorkerSnapshot
 
 ADD, LOOP = guests.add().encode(), guests.loop().encode()
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +87,7 @@ def test_a_running_call_that_loses_its_worker_fails_alone(cache: Path) -> None:
         complete(pool, 1, 1)
         (reserve,) = idle(pool, spare=True)
         lost, waiting = pool.submit(spin), pool.submit(add, 1, 2)
-        until(lambda: any(worker.phase == "busy" for worker in pool.workers()))
-        time.sleep(0.05)  # until it has begun
-        kill(next(worker for worker in pool.workers() if worker.phase == "busy"))
+        os.kill(wait_for_a_call(pool), signal.SIGKILL)
         assert waiting.result(PATIENCE) == 3
         assert waiting.receipt.worker == reserve.number
         assert isinstance(lost.exception(PATIENCE), WorkerLost)

@@ -34,6 +34,8 @@ from wasm_sandbox import (
 )
 from wasm_sandbox.pipes import PIECE
 
+pytestmark = pytest.mark.usefixtures("patience")
+
 EPIPE = 64
 """As a guest knows it (witx, "errno")."""
 MIB = 1 << 20
@@ -298,7 +300,7 @@ def test_closing_lets_another_thread_wait_no_more(pool: Pool, cat: Module) -> No
 
         thread = threading.Thread(target=read)
         thread.start()
-    thread.join(30)
+    thread.join(60)
     assert not thread.is_alive()
     assert len(errors) == 1
 

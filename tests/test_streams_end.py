@@ -54,7 +54,7 @@ def test_a_program_may_end_with_its_streams_open(how: str, last: list[str]) -> N
             [sys.executable, "-c", PROGRAM, guest_commands.copies_stdin(), how],
             capture_output=True,
             text=True,
-            timeout=50,
+            timeout=150,
             check=False,
         )
     assert ended.stdout == "100\n"

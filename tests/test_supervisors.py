@@ -337,10 +337,10 @@ def test_instances_of_a_tree_are_restarted_together_and_keep_their_mailboxes(cac
             waiting = [each.submit("increment") for each in (a, b, b)][1:]
             wait_for_spin(b)
             kill(a)
-            error = lost.exception(20)
+            error = lost.exception(60)
             assert isinstance(error, WorkerLost)
             assert error.certificate.cause == "stopped"
-            assert [future.result(20) for future in waiting] == [101, 102]
+            assert [future.result(60) for future in waiting] == [101, 102]
             assert a.call("increment") == 101
             assert tree["a"] is a
             assert a.usage().restarts == b.usage().restarts == 1
@@ -353,7 +353,7 @@ def test_those_who_wait_for_an_instance_learn_that_its_tree_gave_up(cache: Path)
     gate = threading.Event()
 
     def rebuild(_: Instance) -> None:
-        gate.wait(20)
+        gate.wait(60)
         raise Failed
 
     pool = Pool(1, cache_dir=cache)
@@ -365,7 +365,7 @@ def test_those_who_wait_for_an_instance_learn_that_its_tree_gave_up(cache: Path)
             kill(tree["a"])
             waiting.append(tree["a"].submit("increment"))
             gate.set()
-            assert isinstance(waiting[0].exception(20), PoolError)
+            assert isinstance(waiting[0].exception(60), PoolError)
             until_given_up(tree)
 
     with pool, pytest.raises(RestartIntensityReached):
@@ -387,8 +387,8 @@ def test_a_guest_that_leaves_is_a_normal_exit(cache: Path) -> None:
         with Supervisor(children, auto_shutdown="any_significant") as tree:
             b = tree["b"]
             left, waiting = (tree["a"].submit(name, *args) for name, *args in LEAVE)
-            assert left.exception(20) is not None
-            assert isinstance(waiting.exception(20), InstanceClosed)
+            assert left.exception(60) is not None
+            assert isinstance(waiting.exception(60), InstanceClosed)
             while b.usage().phase != "ended":
                 time.sleep(0.002)
 
@@ -404,7 +404,7 @@ def test_a_pool_that_fails_is_made_anew_with_the_instances_behind_it(cache: Path
             first, counter = tree["pool"], tree["counter"]
             assert await counter.call("increment") == 1
             first.core._life.fail(PoolError("for a test"))
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 while tree.which_children()[1].status != "running" or tree["counter"] is counter:
                     await trio.sleep(0.01)
             assert tree["pool"] is not first

@@ -30,6 +30,8 @@ from wasm_sandbox import (
     open_pool,
 )
 
+pytestmark = pytest.mark.usefixtures("patience")
+
 COUNTER = actor_guests.COUNTER.encode()
 
 
@@ -41,7 +43,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def with_trio(cache: Path, work: Callable[[TrioPool], Awaitable[None]], **keywords: Any) -> None:
     async def main() -> None:
-        with trio.fail_after(50):
+        with trio.fail_after(150):
             async with open_pool(workers=1, cache_dir=cache, **keywords) as pool:
                 await work(pool)
 

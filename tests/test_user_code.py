@@ -51,7 +51,7 @@ def test_what_a_futures_callback_raises_ends_nothing(pool: Pool) -> None:
     future = pool.submit(pool.load(guests.add().encode())["add"], 1, 2)
     future.add_done_callback(leave)  # in the pool's thread: it cannot be over yet
     before.cancel()
-    assert future.result(20) == 3
+    assert future.result(60) == 3
     assert serves(pool)
 
 
@@ -93,7 +93,7 @@ def test_a_stdin_file_is_kept_open_by_whoever_may_still_need_it(pool: Pool, tmp_
     function = pool.load(MISBEHAVE).main.options(stdin=given.open("rb"))
     gc.collect()
     with secret.open("rb"):
-        assert pool.submit(function, "stdin").result(20).stdout == b"5\n"
+        assert pool.submit(function, "stdin").result(60).stdout == b"5\n"
     owner: Any = function.settings.stdin_owner
     owner.close()
 

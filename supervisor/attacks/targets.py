@@ -97,7 +97,7 @@ class Scenery:
             threads=96,
             memory=min(_MEMORY, _free_memory() // 2),
             file_size=4 << 20,
-            descriptors=min(100_000, resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 1000),
+            descriptors=min(100_000, resource.getrlimit(resource.RLIMIT_NOFILE)[1] * 9 // 10),
             seconds=0.4,
             share=0.15,
         )

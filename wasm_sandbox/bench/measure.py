@@ -53,6 +53,9 @@ def measure(
                     continue
                 try:
                     samples = by_figure(benchmark, turns[name]())
+                except Absent as absent:
+                    without[name] = Line(subject=name, reason=str(absent))
+                    continue
                 except Exception as error:  # as above
                     without[name] = _failed(name, error)
                     continue

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..pool import Pool
-from .registry import Turn
+from .registry import Absent, Turn
 
 WORKERS = 2
 MIB = 1 << 20
@@ -90,10 +90,15 @@ def _idle(pool: Pool) -> int:
 
 # --- what the kernel says -------------------------------------------------------------------------
 
+ROOT_ALONE = "the kernel shows the memory of a jailed worker to root alone: run this as root"
+
 
 def pss(pid: int) -> int:
     """Bytes of memory of a process, pages that it shares divided by those who share them."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except PermissionError:
+        raise Absent(ROOT_ALONE) from None
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
 
 
