@@ -317,7 +317,9 @@ class Dispatcher:
     def worker_died(self, worker: Worker, certificate: DeathCertificate) -> None:
         """Put the module that the worker died of into quarantine, if this was once too often."""
         self.report.worker_died(worker, certificate)
-        if not certificate.modules:
+        batch = None if worker.head is None else worker.head.request.batch
+        search = None if batch is None else batch.search
+        if not certificate.modules or (search is not None and search.forgives()):
             return
         # The oldest: others are named only because a fallen worker says that it had begun them.
         key = worker.profile.tenant, certificate.modules[0]

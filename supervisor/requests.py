@@ -64,6 +64,19 @@ class CommandRequest:
         return sum(len(text) + 8 for text in strings)
 
 
+@dataclass(eq=False, slots=True)
+class Search:
+    """For the guilty record of a batch whose worker died. Its deaths are ours, one for each time
+    that the batch can be halved; where there are more of them they are the module's."""
+
+    deaths: int
+
+    def forgives(self) -> bool:
+        """Whether the death of one of its workers speaks against nobody."""
+        self.deaths -= 1
+        return self.deaths >= 0
+
+
 @dataclass(frozen=True, slots=True)
 class BatchRequest:
     """Many calls in one: their arguments are columns, in the request's one buffer."""
@@ -73,6 +86,8 @@ class BatchRequest:
     function: FunctionType
     attempt: bool = False
     """Whether it has less time than a call: where that runs out, no record has failed."""
+    search: Search | None = None
+    """What it is run again for."""
 
     @property
     def results_size(self) -> int:

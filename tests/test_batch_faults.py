@@ -13,7 +13,15 @@ import pytest
 from batch_guests import LONG, PURE, STATE, each_mode, turns_in, until
 from leftovers import nothing_left
 
-from wasm_sandbox import Limits, Pool, SandboxError, WorkerLost
+from wasm_sandbox import (
+    Crashed,
+    Limits,
+    ModuleQuarantined,
+    Pool,
+    Quarantine,
+    SandboxError,
+    WorkerLost,
+)
 from wasm_sandbox.protocol.events import Event, WorkerDied
 
 
@@ -42,7 +50,9 @@ def at_work(pool: Pool, seconds: float = 0.05) -> int:
 
 
 @contextmanager
-def killing_what_is_busy_for(seconds: float, pool: Pool) -> Iterator[list[int]]:
+def killing_what_is_busy_for(
+    seconds: float, pool: Pool, by: signal.Signals = signal.SIGKILL
+) -> Iterator[list[int]]:
     """Meanwhile, whoever spends more processor time than that on something is killed: who was."""
     over = threading.Event()
     killed: list[int] = []
@@ -59,7 +69,7 @@ def killing_what_is_busy_for(seconds: float, pool: Pool) -> Iterator[list[int]]:
             for pid, start in since.items():
                 if used[pid] - start > seconds and pid not in killed:
                     killed.append(pid)
-                    os.kill(pid, signal.SIGKILL)
+                    os.kill(pid, by)
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -79,9 +89,41 @@ def test_a_guilty_record_takes_no_other_along(cache: Path, source: str) -> None:
             got.extend(pool.map(spin, [*range(100), LONG, 5], chunksize=102))
         assert got == list(range(100))
         assert caught.value.certificate.pid == killed[-1]
-        assert len(killed) == (2 if source is PURE else 1)
+        # 102 are halved to one by 7 deaths, which the first one comes before.
+        assert len(killed) == (1 if source is STATE else 8)
         until(lambda: "0 calls" in repr(pool))
         assert spin(3) == 3
+
+
+def test_the_search_for_a_guilty_record_brings_no_module_into_quarantine(cache: Path) -> None:
+    quarantine, events = Quarantine(crashes=3), list[Event]()
+    with Pool(1, cache_dir=cache, quarantine=quarantine, on_event=events.append) as pool:
+        spin = pool.load(PURE.encode())["spin"]
+        with (
+            killing_what_is_busy_for(0.3, pool, signal.SIGABRT) as killed,
+            pytest.raises(Crashed) as caught,
+        ):
+            list(pool.map(spin, [1, 1, 1, LONG, 1, 1, 1, 1], chunksize=8))
+        assert caught.value.certificate.pid == killed[-1]
+        died = [event.certificate for event in events if isinstance(event, WorkerDied)]
+        assert [certificate.cause for certificate in died] == ["crashed"] * 4
+        assert spin(3) == 3
+        # The first of these deaths and the last one count: one more is too many.
+        with (
+            killing_what_is_busy_for(0.3, pool, signal.SIGABRT),
+            pytest.raises((Crashed, ModuleQuarantined)),
+        ):
+            spin(LONG)
+        with pytest.raises(ModuleQuarantined):
+            spin(3)
+
+
+def test_a_search_retries_the_guilty_record_alone(cache: Path) -> None:
+    with Pool(1, cache_dir=cache) as pool:
+        spin = pool.load(PURE.encode())["spin"].options(retries=1)
+        with killing_what_is_busy_for(0.3, pool) as killed, pytest.raises(WorkerLost):
+            list(pool.map(spin, [1, 1, 1, LONG], chunksize=4))
+        assert len(killed) == 2 + 1 + 2
 
 
 def test_retries_begin_a_guilty_batch_again(cache: Path) -> None:

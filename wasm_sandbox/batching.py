@@ -80,8 +80,8 @@ def batch_request(
         export=function.name,
         buffers=((0, columns),),
         results=len(function.numbers.type.results),
-        retries=options.retries,
-        batch=BatchRequest(piece.count, piece.mode, function.numbers.type),
+        retries=0 if piece.search else options.retries,  # it is one itself
+        batch=BatchRequest(piece.count, piece.mode, function.numbers.type, search=piece.search),
         parent=serving.get() if waits else None,
     )
 
