@@ -182,6 +182,24 @@ def test_segments_that_code_names_stay_what_they_were(
         assert memory(each, "memory")[:13] == b"abc" + bytes(6) + b"wxyz"
 
 
+def test_exceptions_are_no_state(opened: Callable[[str | bytes], Session]) -> None:
+    source = """(module (tag $t (param i32)) (table 1 funcref) (memory (export "memory") 1)
+      (global $n (mut i32) (i32.const 0))
+      (func $throw (param i32) (throw $t (local.get 0)))
+      (func (export "catch") (param i32) (result i32)
+        (global.set $n (i32.add (global.get $n) (block $caught (result i32)
+          (try_table (catch $t $caught) (call $throw (local.get 0))) (unreachable))))
+        (i32.store (i32.const 0) (global.get $n)) (global.get $n))
+      (func (export "leave") (throw $t (i32.const 1))))"""
+    session = opened(source)
+    session.invoke(0, "catch", slots(40))
+    with pytest.raises(GuestTrap):
+        session.invoke(0, "leave", b"")
+    again = opened(frozen(session, source))
+    assert memory(again, "memory")[:4] == struct.pack("<i", 40)
+    assert number(again.invoke(0, "catch", slots(2)).slots) == 42
+
+
 def test_pages_of_zeros_take_no_room(opened: Callable[[str | bytes], Session]) -> None:
     session = opened(STATE)
     session.invoke(0, "do_grow", slots(39, 8))
@@ -292,6 +310,20 @@ def test_code_that_only_looks_like_it_changes_no_table() -> None:
     last = HARMLESS.replace("(drop (memory.size)))", "(table.set (i32.const 0) (ref.null func)))")
     assert change(last) == 0
     assert change(HARMLESS + "(func) (func (data.drop $d))", drops=True) == 2
+
+
+def test_only_bodies_that_may_change_one_are_read() -> None:
+    checked: list[int] = []
+    lookalike = "(func (drop (i32.extend8_s (i32.const 38))))"
+    data = bytes(wasmtime.wat2wasm(f"(module {HARMLESS} {lookalike})"))
+    assert first_change(data, 2, drops=True, check=lambda: checked.append(1)) is None
+    assert len(checked) == 1
+
+
+def test_the_last_of_many_tables_counts_too() -> None:
+    for tables in (127, 128, 129, 300):
+        last = f"(func (table.set {tables - 1} (i32.const 0) (ref.null func)))"
+        assert change("(table 0 funcref)" * tables + "(func)" + last) == 1
 
 
 @pytest.mark.parametrize("index", [b"\x00", b"\x80\x00", b"\x80\x80\x80\x80\x00"])

@@ -32,6 +32,7 @@ __all__ = [
     "MAX_INTERFACE",
     "InterfaceTooLarge",
     "MalformedModule",
+    "declares_objects",
     "describe",
     "looks_like_component",
     "looks_like_text",
@@ -73,6 +74,13 @@ def describe(data: bytes) -> ModuleDescription:
         size = reader.unsigned()
         module.read(section, reader.section(size))
     return module.description()
+
+
+def declares_objects(types: Reader) -> bool:
+    """Whether the content of a type section has a struct or an array in it."""
+    module = _Module()
+    module.read_types(types)
+    return module.has_aggregates
 
 
 class _Module:

@@ -8,7 +8,8 @@ this happens in its own worker, and what comes out is a module like any other: c
 and limited as such.
 
 Tables and references cannot be written down. Where the code cannot change them, new instances have
-them as the old one had; everything else is refused.
+them as the old one had; everything else is refused. Exceptions are no state: none is under way
+between two calls, and only a table or a mutable global could keep one.
 
 Source: WebAssembly core specification 3.0, chapter 5.5 ("Modules").
 """
@@ -19,12 +20,13 @@ from collections.abc import Callable, Iterator
 from typing import NoReturn, Protocol
 
 from ..protocol.description import NUMERIC_TYPES, ExternFunction, FunctionType, ModuleDescription
+from .binary import declares_objects
 from .binary_exports import MOST_GLOBALS, Growing, lasting, unsigned
 from .binary_reader import Reader
 from .engines.interface import EngineRefusal
 from .instructions import first_change
 
-_MEMORIES, _GLOBALS, _EXPORTS, _START, _DATA, _DATA_COUNT = 5, 6, 7, 8, 11, 12
+_TYPES, _MEMORIES, _GLOBALS, _EXPORTS, _START, _DATA, _DATA_COUNT = 1, 5, 6, 7, 8, 11, 12
 _LEFT_OUT = frozenset((_START, _DATA))
 _GRAIN = 4096
 _MOST_RUNS = 1 << 16
@@ -140,11 +142,11 @@ class _Freezer:
         description = self._description
         if not all(isinstance(needed.type, ExternFunction) for needed in description.imports):
             _refuse("it imports more than functions")
-        if description.uses_gc:
-            _refuse("the module has objects of the engine's heap, or exceptions")
         passive = False
         for section, _, content in self._sections():
-            if section == _GLOBALS:
+            if section == _TYPES and declares_objects(content):
+                _refuse("the module has objects of the engine's heap")
+            elif section == _GLOBALS:
                 self._check_globals(content)
             elif section == _DATA_COUNT:
                 self._counted = True

@@ -9,7 +9,7 @@ wide-arithmetic proposals.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from .binary_reader import MalformedModule, Reader
 from .purity import skip_address, skip_block_type
@@ -44,13 +44,9 @@ def first_change(
     """
     wanted: list[bytes] = []
     if tables:
-        # An index may be written with more bytes than it needs.
-        wanted += [
-            b"\x26[\\x00-\\x%02x\\x80-\xff]" % min(tables - 1, 0x7F),
-            b"\xfc[\x0c-\x11\x80-\xff]",
-        ]
+        wanted += [b"\x26" + _number(range(tables)), b"\xfc" + _number(TABLE_CHANGES)]
     if drops:
-        wanted += [b"\xfc[\x09\x80-\xff]"]
+        wanted += [b"\xfc" + _number((DATA_DROP,))]
     if not wanted:
         return None
     likely = re.compile(b"|".join(wanted), re.DOTALL)
@@ -60,6 +56,15 @@ def first_change(
             if _changes(body, tables=tables > 0, drops=drops):
                 return number
     return None
+
+
+def _number(numbers: Collection[int]) -> bytes:
+    """A pattern for one of them, which may be written with more bytes than it needs."""
+    if max(numbers) > 0x7F:
+        return b""
+    low = b"".join(b"\\x%02x" % number for number in numbers)
+    high = b"".join(b"\\x%02x" % (number | 0x80) for number in numbers)
+    return b"(?:[%s]|[%s]\x80{0,3}\x00)" % (low, high)
 
 
 def _bodies(data: bytes | bytearray) -> list[Reader]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from wasm_sandbox import Instance, Module, Pool
+from wasm_sandbox import Instance, Module, Pool, Snapshot
 
 _MASK = 0xFFFFFFFF
 
@@ -18,25 +18,26 @@ class RubyError(Exception):
     """What a Ruby program raised: the class of it, and its message."""
 
 
-def load_ruby(pool: Pool, path: Path, keyword: str) -> Module:
-    """``ruby.wasm`` with a host that has no JavaScript. Its handles of Ruby's values, which are
-    addresses, are these addresses; the functions for that are given as ``keyword`` says."""
+def load_ruby(pool: Pool, source: Path | Snapshot, keyword: str) -> Module:
+    """``ruby.wasm``, or a snapshot of it, with a host that has no JavaScript. Its handles of Ruby's
+    values, which are addresses, are these addresses; the functions for that are given as
+    ``keyword`` says."""
 
     def refuse(*_: Any) -> Any:
         raise NotImplementedError("there is no JavaScript here")
 
     imports: dict[str, dict[str, Callable[..., Any]]] = {}
     handles: dict[str, dict[str, Callable[..., Any]]] = {}
-    for needed in pool.load(path).imports:
+    for needed in pool.load(source).imports:
         if needed.name.startswith(("resource_new_", "resource_get_")):
             handles.setdefault(needed.module, {})[needed.name] = operator.index
         elif needed.module != "wasi_snapshot_preview1":
             imports.setdefault(needed.module, {})[needed.name] = refuse
     if keyword == "worker_imports":
-        return pool.load(path, imports=imports, worker_imports=handles)
+        return pool.load(source, imports=imports, worker_imports=handles)
     for module, functions in handles.items():
         imports[module] |= functions
-    return pool.load(path, imports=imports)
+    return pool.load(source, imports=imports)
 
 
 class Ruby:

@@ -12,7 +12,9 @@ from ecosystem import real_modules
 from ecosystem.drivers import JavaScriptError, QuickJS, Ruby, RubyError, gofmt, load_ruby
 
 from wasm_sandbox import (
+    Capabilities,
     DeadlineExceeded,
+    Filesystem,
     HostFunctionError,
     Instance,
     Limits,
@@ -149,6 +151,66 @@ def test_ruby_is_made_anew_for_a_worker_that_was_killed(pool: Pool, ruby_module:
         while instance.usage().restarts == 0:
             time.sleep(0.002)
         assert ruby.evaluate("$count += 1") == "101"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What Ruby is granted as ``/given``."""
+    folder = tmp_path_factory.mktemp("given")
+    folder.chmod(0o755)
+    (folder / "words.txt").write_text("to be")
+    (folder / "tool.rb").write_text("module Tool\n  def self.twice(text) = text * 2\nend\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def warm_ruby(pool: Pool, folder: Path) -> Module:
+    """A snapshot of Ruby with its standard library, parts of which are loaded, and of a granted
+    folder that it knows."""
+    wasm = available(real_modules.RUBY.folder) / "dist" / "ruby+stdlib.wasm"
+    module = load_ruby(pool, wasm, "imports")
+    with pool.instance(module, capabilities=granted(folder)) as instance:
+        ruby = make(instance)
+        ruby.evaluate("require 'json'; require 'set'; require '/given/tool.rb'")
+        ruby.evaluate("$seen = JSON.parse('{\"n\": [1, 2, 3]}'); $count = 0; GC.start")
+        snapshot = instance.snapshot()
+        assert ruby.evaluate("$count += 1") == "1"
+    return load_ruby(pool, snapshot, "imports")
+
+
+def granted(folder: Path) -> Capabilities:
+    return Capabilities(filesystem=Filesystem.read_write(str(folder), at="/given"))
+
+
+def test_ruby_begins_where_its_snapshot_was_made(
+    pool: Pool, warm_ruby: Module, folder: Path
+) -> None:
+    for _ in range(2):
+        with pool.instance(warm_ruby, capabilities=granted(folder)) as instance:
+            ruby = Ruby(instance)
+            assert ruby.evaluate("$seen['n'].sum + ($count += 1)") == "7"
+            assert ruby.evaluate("JSON.generate(Set.new([1, 1, 2]).to_a)") == '"[1,2]"'
+            assert ruby.evaluate("require 'stringio'; StringIO.new('a b').read.split.size") == "2"
+            assert ruby.evaluate("Tool.twice(File.read('/given/words.txt'))") == '"to beto be"'
+            with pytest.raises(RubyError, match="no luck"):
+                ruby.evaluate("raise 'no luck'")
+            ruby.evaluate("$kept = (1..100_000).map(&:to_s); GC.start")
+            assert ruby.evaluate("$kept.sum(&:size)") == "488895"
+
+
+def test_a_restart_of_a_warmed_ruby_begins_with_its_snapshot(
+    pool: Pool, warm_ruby: Module, folder: Path
+) -> None:
+    with pool.instance(warm_ruby, capabilities=granted(folder)) as instance:
+        ruby = Ruby(instance)
+        ruby.evaluate("File.write('/given/out.txt', $seen.to_s)")
+        assert (folder / "out.txt").read_text() == '{"n" => [1, 2, 3]}'
+        pid = instance.usage().pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        while instance.usage().restarts == 0:
+            time.sleep(0.002)
+        assert ruby.evaluate("$count += 1") == "1"
 
 
 def test_without_a_host_ruby_is_no_instance(pool: Pool, ruby_wasm: Path) -> None:

@@ -89,6 +89,24 @@ COUNTER = b"""(module (global $n (mut i32) (i32.const 0))
   (func (export "increment") (result i32)
     (global.set $n (i32.add (global.get $n) (i32.const 1))) (global.get $n)))"""
 
+PREPARED = b"""(module
+  (memory (export "memory") 65)
+  (func $mix (param $rounds i32) (local $at i32) (local $state i32)
+    (local.set $state (i32.const 1))
+    (loop $again
+      (local.set $at (i32.const 64))
+      (loop $next
+        (local.set $state (i32.add (local.get $at)
+          (i32.mul (i32.xor (local.get $state) (i32.load (local.get $at))) (i32.const 69069))))
+        (i32.store (local.get $at) (local.get $state))
+        (local.set $at (i32.add (local.get $at) (i32.const 4)))
+        (br_if $next (i32.lt_u (local.get $at) (i32.const 4194368))))
+      (local.set $rounds (i32.sub (local.get $rounds) (i32.const 1)))
+      (br_if $again (local.get $rounds))))
+  (func (export "_initialize") (call $mix (i32.const 40)))
+  (func (export "at") (param i32) (result i32) (i32.load (local.get 0))))"""
+"""Fills 4 MiB with numbers, 40 times, before it is of use."""
+
 EXTISM = b'(module (func (export "run") (result i32) i32.const 0))'
 
 

@@ -19,6 +19,7 @@ FAMILIES = (
     "growth",
     "walls",
     "instances",
+    "snapshots",
     "components",
     "hosts",
     "streams",
