@@ -44,18 +44,24 @@ def i64(outcome: Outcome) -> int:
     return int.from_bytes(outcome.slots[:8], "little", signed=True)
 
 
+async def begun(core: Core, pid: int | None = None) -> int:
+    """The pid of a worker, or that one, that runs the call at its head: from now on the call is
+    lost with it, which it is not while it has only been sent. 0 if there is none."""
+    for worker in core._seats.workers:
+        worker.heed()
+        if worker.dead or worker.head is None or pid not in (None, worker.pid):
+            continue
+        if arena.read_begun(worker.wires.view)[0] == worker.head.number:
+            return worker.pid
+    return 0
+
+
 async def wait_until_begun(core: Core, pid: int | None = None) -> int:
-    """Wait until a worker, or that one, runs the call at its head: from now on the call is lost
-    with it, which it is not while it has only been sent. The worker's pid."""
+    """Wait for it."""
     with trio.fail_after(60):
-        while True:
-            for worker in core._seats.workers:
-                worker.heed()
-                if worker.dead or worker.head is None or pid not in (None, worker.pid):
-                    continue
-                if arena.read_begun(worker.wires.view)[0] == worker.head.number:
-                    return worker.pid
+        while not (found := await begun(core, pid)):
             await trio.sleep(0.002)
+    return found
 
 
 def wait_for_a_call(pool: Pool) -> int:

@@ -111,13 +111,14 @@ def test_processes_over_the_limit_are_refused(hierarchy: Hierarchy) -> None:
 
 def test_processor_time_is_held_to_its_fraction(hierarchy: Hierarchy) -> None:
     need(hierarchy, "cpu")
-    group = hierarchy.group("worker", CgroupLimits(cpu_fraction=0.2))
+    # Less than what the neighbours on a busy machine leave it.
+    group = hierarchy.group("worker", CgroupLimits(cpu_fraction=0.05))
     with program(group, SPIN) as process:
         assert process.wait() == 0
     usage = group.usage()
     assert usage.cpu_seconds is not None
     assert usage.throttled_seconds is not None
-    assert 0.05 < usage.cpu_seconds < 0.75
+    assert 0.02 < usage.cpu_seconds < 0.4
     assert usage.throttled_seconds > 0.1
 
 

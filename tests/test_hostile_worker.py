@@ -311,7 +311,7 @@ def test_a_workers_figures_are_bounded_by_what_was_seen(plan: Any, lie: str) -> 
             outcome = await call(driver, module)
             assert i64(outcome) == 7
             receipt = outcome.receipt
-            assert 0 <= receipt.wall_time < 10
+            assert 0 <= receipt.wall_time < 100
             assert 0 <= receipt.cpu_time < 640
             assert (receipt.fuel or 0) >= 0
             assert (receipt.peak_memory or 0) >= 0

@@ -15,7 +15,7 @@ from typing import Any
 
 import guests
 import pytest
-from cores import wait_for_a_call
+from cores import begun, wait_for_a_call
 from leftovers import nothing_left
 
 from wasm_sandbox import (
@@ -78,10 +78,9 @@ def lose(pool: Pool, future: CallFuture) -> None:
     """Kill the worker of the one call that runs, until it is over: one that has only been sent is
     not lost, it begins again elsewhere."""
     while not future.done():
-        if found := pids(pool, "busy"):
-            time.sleep(0.01)
+        if pid := pool.thread.run(begun):
             with suppress(ProcessLookupError):
-                os.kill(found[0], signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
             wait([future], 0.05)
         else:
             time.sleep(0.002)

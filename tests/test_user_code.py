@@ -78,7 +78,7 @@ def test_an_event_function_may_raise_and_events_tell_the_truth(tmp_path: Path) -
     started = [event for event in seen if isinstance(event, WorkerStarted)]
     ready = [event for event in seen if isinstance(event, WorkerReady)]
     assert {event.pid for event in started} >= pids
-    assert all(0 < event.seconds < 20 for event in ready)
+    assert all(0 < event.seconds < 100 for event in ready)
 
 
 def test_a_map_that_is_closed_at_once_is_cancelled(pool: Pool) -> None:
