@@ -243,8 +243,9 @@ class HostFailed(msgspec.Struct, frozen=True, array_like=True, tag=13):
 class Guard(msgspec.Struct, frozen=True, array_like=True, tag=14):
     """Take the verified artifacts of the modules that stand between guests and their directories.
 
-    Their descriptors follow on the descriptor channel, in the order of ``Hello.guard``. Comes
-    before the first ``Load`` of a worker that is granted directories. Not answered.
+    Their descriptors follow on the descriptor channel, in the order of ``Hello.guard``. Comes once,
+    before the first call of a worker that is granted directories, or whose output is streamed. Not
+    answered.
     """
 
 

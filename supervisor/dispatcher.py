@@ -106,7 +106,7 @@ class Dispatcher:
             return
         self.report.call_granted(request)
         self.timeouts.add(record, self._expired)
-        artifact = self.library.get(request.module, request.profile)
+        artifact = self.library.get(request.module, request.profile, guarded=request.guarded)
         wanted = _looping(request)
         trampoline = None
         if wanted is not None:
@@ -170,7 +170,9 @@ class Dispatcher:
         try:
             if wanted is not None:
                 trampoline = await self.library.prepare_trampoline(wanted, request.profile)
-            artifact = await self.library.prepare(request.module, request.profile)
+            artifact = await self.library.prepare(
+                request.module, request.profile, guarded=request.guarded
+            )
         except errors.SandboxError as error:
             if not record.finished:
                 record.fail(copy(error))
@@ -302,7 +304,7 @@ class Dispatcher:
         return record.artifact.descriptor, record.artifact.description
 
     def guard(self, metered: bool) -> tuple[int, ...]:
-        """Descriptors of what workers with directories need; a submission fetched it."""
+        """Descriptors of what stands between guests and WASI; a submission fetched it."""
         return self.library.guard(metered)
 
     def worker_forked(self, worker: Worker) -> None:

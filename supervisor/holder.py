@@ -213,16 +213,16 @@ class Holder(ABC):
 
     def load(self, record: CallRecord) -> int:
         """This worker's number of the record's module, loading it where it is new here."""
+        if record.request.guarded and not self._guarded:
+            self._guarded = True
+            for descriptor in self.office.guard(self.profile.metered):
+                self._pass(descriptor)
+            self.sender.send(messages.Guard())
         key = record.request.module.key
         number = self._modules.get(key)
         if number is not None:
             self._modules.move_to_end(key)
             return number
-        if self.profile.has_files and not self._guarded:
-            self._guarded = True
-            for descriptor in self.office.guard(self.profile.metered):
-                self._pass(descriptor)
-            self.sender.send(messages.Guard())
         lent = self._lend(record.request.module)
         return self._give(key, *self.office.artifact(record), lent)
 

@@ -95,24 +95,29 @@ class Library:
         artifact = await self._fetch((digest, metered), source, limits)
         return ModuleHandle(digest, source, artifact.description, limits)
 
-    def get(self, module: ModuleHandle, profile: Profile) -> Artifact | None:
-        """The artifact, if it is open, and so is what workers of the profile need beside it."""
+    def get(
+        self, module: ModuleHandle, profile: Profile, *, guarded: bool = False
+    ) -> Artifact | None:
+        """The artifact, if it is open, and so is what ``guarded`` calls, and workers of the
+        profile, need beside it."""
         key = module.sha256, profile.metered
         artifact = self._open.get(key)
-        if profile.has_files and profile.metered not in self._guards:
+        if (guarded or profile.has_files) and profile.metered not in self._guards:
             return None
         if artifact is not None:
             self._open.move_to_end(key)
         return artifact
 
-    async def prepare(self, module: ModuleHandle, profile: Profile) -> Artifact:
+    async def prepare(
+        self, module: ModuleHandle, profile: Profile, *, guarded: bool = False
+    ) -> Artifact:
         """The artifact, fetched or compiled where it is not open. Raises as ``load`` does."""
-        if profile.has_files and profile.metered not in self._guards:
+        if (guarded or profile.has_files) and profile.metered not in self._guards:
             await self._open_guard(profile.metered)
         return await self._fetch((module.sha256, profile.metered), module.source, module.limits)
 
     def guard(self, metered: bool) -> tuple[int, ...]:
-        """Descriptors of the modules that stand between guests and directories, once they are
+        """Descriptors of the modules that stand between guests and WASI, once they are
         open."""
         return tuple(artifact.descriptor for artifact in self._guards[metered])
 

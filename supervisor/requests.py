@@ -127,6 +127,13 @@ class CallRequest:
     """The call whose host function waits for this one."""
 
     @property
+    def guarded(self) -> bool:
+        """Whether its worker needs what stands between guests and WASI: for directories, and to
+        pass output on in large pieces."""
+        piped = self.command is not None and self.command.ends is not None
+        return piped or self.profile.has_files
+
+    @property
     def size(self) -> int:
         """Bytes of arguments and input that are given at once."""
         size = len(self.slots)

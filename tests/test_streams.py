@@ -142,7 +142,8 @@ def test_a_guest_whose_output_nobody_reads_waits(pool: Pool, floods: Module) -> 
     with pool.start(floods, limits=limits) as process:
         with pytest.raises(DeadlineExceeded) as caught:
             process.wait()
-        assert 0 < caught.value.receipt.bytes_out <= PIECE + 4096  # type: ignore[union-attr]
+        # What the guest waits with counts, too.
+        assert 0 < caught.value.receipt.bytes_out <= 2 * PIECE  # type: ignore[union-attr]
         (worker,) = pool.workers()
     assert pool.workers()[0].number == worker.number
 

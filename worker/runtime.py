@@ -106,6 +106,7 @@ class Runtime:
         self._scratch = [(each.grant, each.size) for each in profile.scratch]
         self._modules: dict[int, LoadedModule | EngineRefusal] = {}
         self._needs_wasi: set[int] = set()
+        self._guarded = False
         self._limits: dict[tuple[int, int, int | None, int], CallLimits] = {}
         self._session: Session | None = None
         """Of a stateful worker, from its first instance on."""
@@ -151,6 +152,7 @@ class Runtime:
             EngineRefusal: it is not that; the worker must not go on.
         """
         self.engine.guard(f"/proc/self/fd/{gate}", f"/proc/self/fd/{warden}")
+        self._guarded = True
 
     def unload(self, number: int) -> None:
         """Forget a module."""
@@ -298,6 +300,7 @@ class Runtime:
             scratch=self._scratch,
             files=self._files,
             on_output=self._writer(transfer) if stdio else None,
+            direct=stdio and transfer.piped and self._guarded,
         )
 
     def _writer(self, transfer: Transfer) -> Callable[[int, bytes], bool]:

@@ -111,6 +111,11 @@ class Transfer:
         return True
 
     @property
+    def piped(self) -> bool:
+        """Whether output goes to the program by pipes."""
+        return self._outlets is not None
+
+    @property
     def room(self) -> int:
         """Bytes that can cross at once."""
         return self._half

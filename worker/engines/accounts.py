@@ -98,6 +98,9 @@ class FileAccount:
             _GRANT.pack_into(state, at, rights, most, UNBOUNDED if room is None else room)
             record = gate.RECORDS + (PREOPENED + number) * gate.RECORD_SIZE
             _RECORD.pack_into(state, record, at, 0, -1, 0)
+        for stream in (1, 2) if wasi.direct else ():
+            record = gate.RECORDS + stream * gate.RECORD_SIZE
+            _SMALL.pack_into(state, record + gate.STREAM, stream)
         _SMALL.pack_into(state, gate.OPEN, wasi.files.open_files)
         self._state, self._limits = state, wasi.files
         self._fill()

@@ -12,6 +12,9 @@ through Python for each operation:
   whoever calls. It fills the first half of the table with its own functions, which check and count,
   and call the engine's through the second half.
 
+Output may pass the warden, too (``Wasi.direct``). The engine gives what its guest writes to stdout
+and stderr to the host in pieces of 4 KiB, each by way of another thread; the warden gives it whole.
+
 So every operation on files passes the warden, whatever the guest does with the functions it was
 given. Until the warden is there the table's first half is empty: a start function that uses files
 traps. The gate also owns ``state``, a memory that the warden and the host share and no guest can
@@ -42,11 +45,12 @@ ASKED = ("fd_filestat_get", "fd_tell", "path_filestat_get")
 
 HOST_MODULE = "sandbox"
 """The module name under which the gate imports what the host does for the warden."""
-PACE, EXCEEDED = "pace", "exceeded"
+PACE, EXCEEDED, WRITE = "pace", "exceeded", "write"
 """``pace(which)`` returns when there are bytes to read (0) or to write (1); ``exceeded()`` does not
-return."""
+return; ``write(stream, start, size)`` writes to stdout (1) or stderr (2), and returns an error
+number."""
 
-_SLOTS = (*ANSWERED, *(f"engine {name}" for name in (*ANSWERED, *ASKED)), PACE, EXCEEDED)
+_SLOTS = (*ANSWERED, *(f"engine {name}" for name in (*ANSWERED, *ASKED)), PACE, EXCEEDED, WRITE)
 TABLE_SIZE = len(_SLOTS)
 
 PAGE = 65536
@@ -72,9 +76,16 @@ MAX_GRANTS = 128
 RECORDS = GRANTS + MAX_GRANTS * GRANT_SIZE
 RECORD_SIZE = 32
 """A descriptor: address of its grant (0: no file), bytes of its path below the grant (32 bits
-each), size of the file as far as it is known (64; -1: not yet), whether it appends (32)."""
+each), size of the file as far as it is known (64; -1: not yet), whether it appends (32), and which
+stream it is (32; 1 or 2, 0: none that the host writes)."""
+STREAM = 20
+"""Where in a record that is."""
 
-_HOST = {PACE: FunctionType(("i32",), ()), EXCEEDED: FunctionType((), ())}
+_HOST = {
+    PACE: FunctionType(("i32",), ()),
+    EXCEEDED: FunctionType((), ()),
+    WRITE: FunctionType(("i32", "i32", "i32"), ("i32",)),
+}
 
 
 def function_type(name: str) -> str:

@@ -229,6 +229,10 @@ class Wasi(msgspec.Struct, frozen=True, kw_only=True):
     guest's write fails with ``ENOSPC``. What it raises ends the call. ``None`` swallows all
     output."""
 
+    direct: bool = False
+    """Whether the guest's output is taken as it writes it, in pieces of 64 KiB. It needs the gate
+    (``gate.py``), and is of use for commands only."""
+
     @property
     def granted(self) -> list[tuple[Grant, int | None]]:
         """All directories in the order of their descriptors; a scratch directory with its size."""

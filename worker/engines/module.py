@@ -86,10 +86,14 @@ class Module(ABC):
         Raises:
             EngineRefusal: ``unsupported_module`` where the warden could not share its memory.
         """
-        if not wasi.granted or GUARDED.isdisjoint(functions):
+        given = GUARDED.intersection(functions)
+        direct = wasi.direct and "fd_write" in given and not self.description.start
+        if not given or not (wasi.granted or direct):
             return False
         memory = find_export(self.description, "memory")
         if memory is not None and isinstance(memory.type, ExternMemory) and memory.type.type.is_64:
+            if not wasi.granted:
+                return False
             raise EngineRefusal(
                 "unsupported_module",
                 "a module with a 64-bit memory cannot be granted directories",

@@ -47,8 +47,10 @@ from .gate import (
     SAVED,
     SAVED_SIZE,
     STATE_PAGES,
+    STREAM,
     TABLE_SIZE,
     WANTED,
+    WRITE,
     WRITE_SIZE,
     WRITE_TOKENS,
     WRITTEN,
@@ -85,7 +87,7 @@ def warden() -> str:
             ),
             *(
                 f"(func ${name} {gate.function_type(name)} {gate.jump(name, name)})"
-                for name in (PACE, EXCEEDED)
+                for name in (PACE, EXCEEDED, WRITE)
             ),
             _PARTS,
             _DESCRIPTORS,
@@ -104,6 +106,18 @@ def _if_no_file(name: str, *arguments: str) -> str:
     return f"""(local.set $record (call $record (local.get $fd)))
   (if (i32.eqz (i32.load $state (local.get $record))) (then (return
     (call $engine.{name} (local.get $fd) {" ".join(f"(local.get ${a})" for a in arguments)}))))"""
+
+
+_IF_STREAM = f"""(local.set $record (call $record (local.get $fd)))
+  (if (i32.load $state offset={STREAM} (local.get $record)) (then
+    (local.set $at (call $first (local.get $buffers) (local.get $count)))
+    (if (i32.ne (local.get $at) (i32.const -1)) (then
+      (local.set $error (call $write (i32.load $state offset={STREAM} (local.get $record))
+        (i32.load $guest (local.get $at)) (i32.load $guest offset=4 (local.get $at))))
+      (if (i32.eqz (local.get $error)) (then
+        (i32.store $guest (local.get $result) (i32.load $guest offset=4 (local.get $at)))))
+      (return (local.get $error))))))"""
+"""Have the host write what goes to stdout or stderr, where it takes that."""
 
 
 _PARTS = f"""
@@ -253,6 +267,7 @@ def _writing(name: str) -> str:
   (result i32)
   (local $record i32) (local $grant i32) (local $at i32) (local $asked i32) (local $error i32)
   (local $moved i64) (local $known i64) (local $position i64) (local $size i64)
+  {_IF_STREAM if name == "fd_write" else ""}
   {_if_no_file(name, *names)}
   (local.set $grant (i32.load $state (local.get $record)))
   (local.set $at (call $first (local.get $buffers) (local.get $count)))
@@ -297,6 +312,7 @@ _DESCRIPTORS = f"""
     (i32.sub (i32.load $state (i32.const {OPEN})) (local.get $change))))
 
 (func $forget (param $record i32)
+  (i32.store $state offset={STREAM} (local.get $record) (i32.const 0))
   (if (i32.load $state (local.get $record)) (then
     (i32.store $state (local.get $record) (i32.const 0))
     (call $opened (i32.const -1)))))
@@ -312,6 +328,7 @@ _DESCRIPTORS = f"""
     (call $forget (call $record (local.get $to)))
     (memory.copy $state $state (call $record (local.get $to)) (call $record (local.get $from))
       (i32.const {RECORD_SIZE}))
+    (i32.store $state offset={STREAM} (call $record (local.get $from)) (i32.const 0))
     (i32.store $state (call $record (local.get $from)) (i32.const 0))))
   (local.get $error))
 

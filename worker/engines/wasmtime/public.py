@@ -46,7 +46,16 @@ from .config import ASYNC_STACK_DEFAULT, check_stack, engine_text, public_config
 from .public_guard import OverDisk, PublicGuard
 from .store import refusal
 from .traps import NAME_LIMIT, clean_message, interrupted, place, trap_name
-from .wasi import EFAULT, EINVAL, ENOTSUP, RANDOM_LIMIT, SUCCESS, check_text, seeded
+from .wasi import (
+    EFAULT,
+    EINVAL,
+    ENOTSUP,
+    RANDOM_LIMIT,
+    SUCCESS,
+    check_text,
+    seeded,
+    write_piecewise,
+)
 
 T = TypeVar("T")
 _CODES = {"i32": "<i", "i64": "<q", "f32": "<f", "f64": "<d"}
@@ -88,6 +97,7 @@ class PublicEngine:
         self.account = FileAccount()
         self.random: random.Random | None = None
         self.output_error: BaseException | None = None
+        self._on_output: Callable[[int, bytes], bool] | None = None
         self._functions = functions
         self.linker = self.make_linker()
         self._guard: PublicGuard | None = None
@@ -119,7 +129,8 @@ class PublicEngine:
 
     def guard(self, gate: str, warden: str) -> None:
         """Take the artifacts of the gate and of the warden."""
-        self._guard = PublicGuard(self._linker(), self.engine, self.account, gate, warden)
+        linker, account = self._linker(), self.account
+        self._guard = PublicGuard(linker, self.engine, account, self._write_all, gate, warden)
 
     def require_guard(self) -> PublicGuard:
         """The gate and the warden.
@@ -226,10 +237,22 @@ class PublicEngine:
                 config.preopen_dir(grant.path, grant.at, grant.writable)
         except WasmtimeError as error:
             raise EngineRefusal("capability_denied", str(error)) from None
+        self._on_output = wasi.on_output
         if wasi.on_output is not None:
             config.stdout_custom = self._writer(1, wasi.on_output)
             config.stderr_custom = self._writer(2, wasi.on_output)
         return config
+
+    def _write_all(self, caller: Caller, stream: int, start: int, size: int) -> int:
+        source = _read(caller, start, size & _ALL_32)
+        if source is None:
+            return EFAULT
+        try:
+            return write_piecewise(self._on_output, stream, memoryview(source))
+        except BaseException as error:
+            self.output_error = error
+            self.engine.increment_epoch()
+            return EFAULT  # whatever it is: the call ends
 
     def _writer(
         self, stream: int, on_output: Callable[[int, bytes], bool]

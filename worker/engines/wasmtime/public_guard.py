@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import wasmtime
-from wasmtime import FuncType, ValType, WasmtimeError
+from wasmtime import Caller, FuncType, ValType, WasmtimeError
 
 from .. import gate
 from ..accounts import FileAccount
@@ -30,6 +31,7 @@ class PublicGuard:
         linker: wasmtime.Linker,
         engine: wasmtime.Engine,
         account: FileAccount,
+        write: Callable[[Caller, int, int, int], int],
         gate_path: str,
         warden_path: str,
     ) -> None:
@@ -41,6 +43,8 @@ class PublicGuard:
         self._linker = linker
         linker.define_func(gate.HOST_MODULE, gate.PACE, FuncType([ValType.i32()], []), account.pace)
         linker.define_func(gate.HOST_MODULE, gate.EXCEEDED, FuncType([], []), exceeded)
+        i32 = ValType.i32()
+        linker.define_func(gate.HOST_MODULE, gate.WRITE, FuncType([i32] * 3, [i32]), write, True)
         try:
             self._gate = wasmtime.Module.deserialize_file(engine, gate_path)
             self._warden = wasmtime.Module.deserialize_file(engine, warden_path)

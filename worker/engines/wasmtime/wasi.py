@@ -32,7 +32,9 @@ from .library import (
 
 I32, I64 = 0, 1
 # WASI error numbers (witx, "errno").
-SUCCESS, EFAULT, EINVAL, ENOTSUP = 0, 21, 28, 58
+SUCCESS, EFAULT, EINVAL, ENOSPC, ENOTSUP, EPIPE = 0, 21, 28, 51, 58, 64
+OUTPUT_PIECE = 1 << 16
+"""Bytes of output that are handed on at once: as many as a pipe holds."""
 RANDOM_LIMIT = 64 << 20
 """Bytes of one ``random_get``, as in the engine's own."""
 
@@ -62,6 +64,7 @@ class Host:
         self._random_get = HostCallback(self._fill_random)
         self._pace = HostCallback(self._wait_for_tokens)
         self._exceeded = HostCallback(self._end_over_limit)
+        self._write_all = HostCallback(self._write_piecewise)
 
     def begin(self, wasi: Wasi, numbers: random.Random | None = None) -> None:
         """Make ready for the next call, which goes on with ``numbers`` or begins a stream of its
@@ -167,6 +170,16 @@ class Host:
         self.account.exceeded()
         return self.trap(b"over the limit")
 
+    def _write_piecewise(self, _env: int, caller: int, values: int, _count: int) -> int | None:
+        def work() -> int:
+            stream, start, size = (_argument(values, index) for index in range(3))
+            source = self.target(caller, start, size)
+            if source is None:
+                return EFAULT
+            return write_piecewise(self._on_output, stream, source)
+
+        return self._guarded(work, values)
+
     def target(self, caller: int, start: int, size: int) -> memoryview | None:
         """A writable view of the calling guest's memory, or ``None`` where it is not inside."""
         extern = Extern()
@@ -204,6 +217,7 @@ class Host:
         own = gate.HOST_MODULE.encode()
         self.define(linker, own, gate.PACE.encode(), [I32], [], self._pace)
         self.define(linker, own, gate.EXCEEDED.encode(), [], [], self._exceeded)
+        self.define(linker, own, gate.WRITE.encode(), [I32] * 3, [I32], self._write_all)
         return linker
 
     def define(
@@ -276,6 +290,20 @@ class Host:
                     f"the directory for {grant.at!r} cannot be opened for the guest",
                     "it must exist, be a directory, and be readable for the worker",
                 )
+
+
+def write_piecewise(
+    on_output: Callable[[int, bytes], bool] | None, stream: int, source: memoryview
+) -> int:
+    """Hand on what a guest writes to stdout (1) or stderr (2); an error number."""
+    try:
+        for at in range(0, len(source), OUTPUT_PIECE):
+            piece = bytes(source[at : at + OUTPUT_PIECE])
+            if on_output is not None and not on_output(stream, piece):
+                return ENOSPC
+    except BrokenPipeError:
+        return EPIPE
+    return SUCCESS
 
 
 def seeded(settings: RunSettings) -> random.Random | None:
