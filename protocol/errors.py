@@ -24,7 +24,8 @@
     ├── WorkerLost
     │   └── OutOfMemoryKilled · Crashed · SyscallDenied · ProtocolViolation
     ├── PoolError
-    │   └── PoolClosed · InstanceClosed · RestartIntensityReached · QueueFull
+    │   ├── PoolClosed · InstanceClosed · RestartIntensityReached · QueueFull
+    │   └── ChildConflict             a supervisor's child is not in a state for that
     └── IsolationError
 
 ``ProtocolError`` stands outside: it is how the sans-IO parser says that a peer broke the rules, and
@@ -355,6 +356,14 @@ class RestartIntensityReached(PoolError):
     ) -> None:
         super().__init__(message, hint)
         self.certificates = tuple(certificates)
+
+
+class ChildConflict(PoolError):
+    """A supervisor's ``child`` is not in a state for what was asked; ``reason`` is OTP's word."""
+
+    def __init__(self, child: str, reason: str, why: str) -> None:
+        super().__init__(f"{child}: {why}")
+        self.child, self.reason = child, reason
 
 
 class IsolationError(SandboxError):

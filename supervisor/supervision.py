@@ -16,6 +16,9 @@ The words and the rules are those of Erlang/OTP's ``supervisor``:
 * A ``significant`` child that ends by itself, and is not to be restarted, ends the tree
   (``any_significant``), or does so if it was the last of them (``all_significant``). One that a
   sibling's death or the user ended does not.
+* Children can be added while it runs, as the last ones, and ended, started again and taken out by
+  the user. None of that is a restart, nor the end of a significant child; what may not be done is a
+  ``Refusal``.
 * A tree that ends itself for one of these reasons exits with ``shutdown``: to the tree above that
   is a normal exit, after which only a ``permanent`` child is restarted.
 
@@ -35,6 +38,16 @@ from .restart import backoff, should_restart
 Strategy = Literal["one_for_one", "one_for_all", "rest_for_one"]
 AutoShutdown = Literal["never", "any_significant", "all_significant"]
 Status = Literal["running", "restarting", "stopped"]
+Refusal = Literal["not_found", "running", "restarting", "already_present", "already_started"]
+"""Why the user cannot have what they ask for: OTP's words."""
+REFUSALS: dict[Refusal, str] = {
+    "not_found": "there is no such child",
+    "running": "it runs; terminate_child ends it",
+    "restarting": "it is being restarted; terminate_child ends that",
+    "already_present": "it does not run; restart_child starts it, delete_child removes it",
+    "already_started": "it was started before",
+}
+"""The same in ours."""
 
 
 class ChildRules(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,7 +113,7 @@ class TryAgain(msgspec.Struct, frozen=True):
 def started(state: TreeState, name: str) -> TreeState:
     """A child is up."""
     state = _mark(state, name, "running")
-    if any(child.status == "restarting" for child in state.children):
+    if _restarting(state):
         return state
     return msgspec.structs.replace(state, failed_starts=0)
 
@@ -114,7 +127,7 @@ def exited(state: TreeState, name: str, *, normal: bool, when: float) -> tuple[T
     if should_restart(child.rules.restart, normal_exit=normal):
         return _restart(state, name, when)
     if child.rules.restart == "temporary":
-        state = _without(state, name)
+        state = removed(state, name)
     if _ends_the_tree(state, child.rules):
         return state, End("auto_shutdown")
     return state, Nothing()
@@ -140,8 +153,33 @@ def stopped(state: TreeState, name: str) -> TreeState:
     child = state.child(name)
     assert child is not None
     if child.rules.restart == "temporary":
-        return _without(state, name)
-    return _mark(state, name, "stopped")
+        return removed(state, name)
+    state = _mark(state, name, "stopped")
+    return state if _restarting(state) else msgspec.structs.replace(state, failed_starts=0)
+
+
+def added(state: TreeState, rules: ChildRules) -> TreeState | Refusal:
+    """The user adds a child, as the last one. It is to be started, and removed where it cannot
+    be."""
+    child = state.child(rules.name)
+    if child is not None:
+        return "already_present" if child.status == "stopped" else "already_started"
+    return msgspec.structs.replace(state, children=(*state.children, ChildState(rules)))
+
+
+def refusal(state: TreeState, name: str) -> Refusal | None:
+    """Why a child can neither be started again nor removed, if so: only a stopped one can."""
+    child = state.child(name)
+    if child is None:
+        return "not_found"
+    return None if child.status == "stopped" else child.status
+
+
+def removed(state: TreeState, name: str) -> TreeState:
+    """Without a child that does not run."""
+    return msgspec.structs.replace(
+        state, children=tuple(child for child in state.children if child.rules.name != name)
+    )
 
 
 def _restart(state: TreeState, name: str, when: float) -> tuple[TreeState, Decision]:
@@ -179,6 +217,10 @@ def _ends_the_tree(state: TreeState, rules: ChildRules) -> bool:
     )
 
 
+def _restarting(state: TreeState) -> bool:
+    return any(child.status == "restarting" for child in state.children)
+
+
 def _status(state: TreeState, name: str) -> Status:
     child = state.child(name)
     assert child is not None
@@ -192,10 +234,4 @@ def _mark(state: TreeState, name: str, status: Status) -> TreeState:
             ChildState(child.rules, status) if child.rules.name == name else child
             for child in state.children
         ),
-    )
-
-
-def _without(state: TreeState, name: str) -> TreeState:
-    return msgspec.structs.replace(
-        state, children=tuple(child for child in state.children if child.rules.name != name)
     )

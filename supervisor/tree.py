@@ -2,9 +2,9 @@
 
 Theory of operation. Each child is a task behind a shield, so that a cancellation from outside does
 not reach all of them at once: it reaches ``serve``, which ends them in the reverse order of their
-start. Exits are queued and dealt with one after the other by ``serve`` alone, so nothing here needs
-a lock; an exit of a child that was replaced meanwhile is stale and left aside, as a supervisor in
-OTP does with a process that it no longer knows.
+start. Exits and orders are queued and dealt with one after the other by ``serve`` alone, so nothing
+here needs a lock; an exit of a child that was replaced meanwhile is stale and left aside, as a
+supervisor in OTP does with a process that it no longer knows.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 import trio
 
-from ..protocol.errors import RestartIntensityReached
+from ..protocol.errors import ChildConflict, RestartIntensityReached
 from . import supervision
 from .supervision import ChildRules, ChildState, Decision, TreeState
+from .tree_orders import Order
 
 _log = logging.getLogger("wasm_sandbox")
 
@@ -47,6 +49,8 @@ class Branch:
     """Called when it has ended and will not be started again; gets what ended the tree."""
     lasting: Callable[[], object] | None = None
     """What it is while it is being restarted, where that stays the same; ``None`` at first."""
+    origin: object = None
+    """What it was made from."""
 
 
 class TreeEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,6 +103,8 @@ class Tree:
         self._exits: deque[_Life] = deque()
         self._retries: dict[str, float] = {}
         """When those that could not be started are tried again."""
+        self._orders: deque[Order[Any]] = deque()
+        self._over = False
         self._news = trio.Event()
         self._last: BaseException | None = None
         """The last abnormal exit."""
@@ -123,6 +129,28 @@ class Tree:
     def children(self) -> tuple[ChildState, ...]:
         """All children, in the order of their start."""
         return self._state.children
+
+    def origin(self, name: str) -> object:
+        """What the child was made from.
+
+        Raises:
+            KeyError: there is no such child.
+        """
+        return self._branches[name].origin
+
+    def take(self, order: Order[Any]) -> None:
+        """Carry out an order, after what was to be done before it."""
+        if self._over:
+            order.refuse()
+            return
+        self._orders.append(order)
+        self._news.set()
+
+    def close(self) -> None:
+        """It has ended: take no more orders."""
+        self._over = True
+        for order in self._orders:
+            order.refuse()
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -149,7 +177,10 @@ class Tree:
 
     async def _follow(self) -> None:
         while True:
-            while self._exits:
+            while self._exits or self._orders:
+                if not self._exits:
+                    await self._orders.popleft().carry_out(self)
+                    continue
                 life = self._exits.popleft()
                 if self._lives.get(life.name) is life:
                     await self._exited(life)
@@ -159,7 +190,7 @@ class Tree:
                     pause.deadline = self._retries[name]
                 await self._news.wait()
                 self._news = trio.Event()
-            if name is not None and not self._exits and pause.cancelled_caught:
+            if name is not None and not (self._exits or self._orders) and pause.cancelled_caught:
                 del self._retries[name]
                 self._state, decision = supervision.try_again(
                     self._state, name, when=trio.current_time()
@@ -203,7 +234,6 @@ class Tree:
             await self._start(name)
         except Exception as error:  # whatever a child cannot be started for
             self._last = error
-            self._tell("start_failed", name, repr(error))
             self._state, later = supervision.start_failed(self._state, name)
             self._retries[name] = trio.current_time() + later.after
             return False
@@ -214,9 +244,77 @@ class Tree:
         for name in reversed(self._branches):
             if name in self._lives:  # those too that were about to be ended
                 await self._stop(name)
-        for name in reversed(self._branches):
+            if self._state.child(name) is not None:
+                self._state = supervision.stopped(self._state, name)
+        for name in reversed(tuple(self._branches)):
             await self._forget(name, error)
         self._tell("ended", reason=cause.reason if isinstance(cause, TreeEnded) else "")
+
+    # --- orders: only ``_follow`` may have them carried out -------------------------------------
+
+    async def start_child(self, branch: Branch) -> object:
+        """Add a child, as the last one, and start it; what it says it is.
+
+        Raises:
+            ChildConflict: there is one of its name.
+            Exception: what it could not be started for. It is not added.
+        """
+        name = branch.rules.name
+        state = supervision.added(self._state, branch.rules)
+        if isinstance(state, str):
+            raise ChildConflict(name, state, supervision.REFUSALS[state])
+        self._state, self._branches[name] = state, branch
+        try:
+            await self._start(name)
+        except Exception:
+            self._state = supervision.removed(self._state, name)
+            await self._forget(name, None)
+            raise
+        return self._lives[name].value
+
+    async def terminate_child(self, name: str) -> None:
+        """End a child; a temporary one is removed, too.
+
+        Raises:
+            KeyError: there is none.
+        """
+        if self._state.child(name) is None:
+            raise KeyError(name)
+        self._state = supervision.stopped(self._state, name)
+        if name in self._lives:
+            await self._stop(name)
+        self._retries.pop(name, None)
+        await self._forget(name, None)
+
+    async def restart_child(self, name: str) -> object:
+        """Start a child that was ended, or ended normally; what it says it is.
+
+        Raises:
+            KeyError: there is none.
+            ChildConflict: it runs, or is being restarted.
+            Exception: what it could not be started for.
+        """
+        self._check_stopped(name)
+        await self._start(name)
+        return self._lives[name].value
+
+    async def delete_child(self, name: str) -> None:
+        """Remove a child that does not run.
+
+        Raises:
+            KeyError: there is none.
+            ChildConflict: it runs, or is being restarted.
+        """
+        self._check_stopped(name)
+        self._state = supervision.removed(self._state, name)
+        del self._branches[name]
+
+    def _check_stopped(self, name: str) -> None:
+        reason = supervision.refusal(self._state, name)
+        if reason == "not_found":
+            raise KeyError(name)
+        if reason is not None:
+            raise ChildConflict(name, reason, supervision.REFUSALS[reason])
 
     # --- children -------------------------------------------------------------------------------
 
@@ -231,7 +329,9 @@ class Tree:
             raise
         if not life.up:
             del self._lives[name]
-            raise life.error or RuntimeError(f"{name} ended before it was up")
+            error = life.error or RuntimeError(f"{name} ended before it was up")
+            self._tell("start_failed", name, repr(error))
+            raise error
         self._state = supervision.started(self._state, name)
         self._tell("started", name)
 
@@ -261,6 +361,8 @@ class Tree:
         forget = self._branches[name].forget
         if forget is not None:
             await forget(error)
+        if self._state.child(name) is None:
+            del self._branches[name]
 
     def _tell(self, what: str, child: str = "", reason: str = "") -> None:
         if self._on_event is not None:

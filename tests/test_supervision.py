@@ -18,7 +18,10 @@ from wasm_sandbox.supervisor.supervision import (
     Restart,
     TreeState,
     TryAgain,
+    added,
     exited,
+    refusal,
+    removed,
     start_failed,
     started,
     stopped,
@@ -257,6 +260,102 @@ def test_a_significant_child_that_a_sibling_took_along_does_not_end_the_tree() -
     assert statuses(state) == {"a": "stopped"}
 
 
+# --- what the user may do (supervisor(3), start_child/2 to delete_child/2) ------------------------
+
+
+def in_state(status: str, kind: str = "permanent") -> TreeState:
+    """A tree of one child in that status."""
+    state = tree("one_for_one", kind, intensity=9)
+    if status == "stopped":
+        return stopped(state, "a")
+    if status == "restarting":
+        return start_failed(exited(state, "a", normal=False, when=0)[0], "a")[0]
+    return state
+
+
+@pytest.mark.parametrize(
+    ("status", "start", "restart", "delete"),
+    [
+        ("running", "already_started", "running", "running"),
+        ("restarting", "already_started", "restarting", "restarting"),
+        ("stopped", "already_present", None, None),
+        (None, None, "not_found", "not_found"),
+    ],
+)
+def test_the_state_of_a_child_decides_what_may_be_done(
+    status: str | None, start: str | None, restart: str | None, delete: str | None
+) -> None:
+    state = tree("one_for_one") if status is None else in_state(status)
+    assert statuses(state).get("a") == status
+    got = added(state, ChildRules(name="a"))
+    assert (got if isinstance(got, str) else None) == start
+    assert restart == delete == refusal(state, "a")
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("kind", TYPES)
+def test_an_added_child_is_the_last(strategy: str, kind: Any) -> None:
+    state = added(
+        tree(strategy, "permanent", "permanent", intensity=9), ChildRules(name="z", restart=kind)
+    )
+    assert isinstance(state, TreeState)
+    state = started(state, "z")
+    assert list(statuses(state)) == ["a", "b", "z"]
+    again = () if kind == "temporary" else ("z",)
+    assert (
+        exited(state, "b", normal=False, when=0)[1]
+        == {
+            "one_for_one": Restart(start=("b",)),
+            "rest_for_one": Restart(stop=("z",), start=("b", *again)),
+            "one_for_all": Restart(stop=("z", "a"), start=("a", "b", *again)),
+        }[strategy]
+    )
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("status", ["running", "restarting", "stopped"])
+def test_what_the_user_ended_is_kept_unless_temporary(kind: str, status: str) -> None:
+    if kind == "temporary" and status != "running":
+        return  # there is no such child
+    state = stopped(in_state(status, kind), "a")
+    assert statuses(state) == ({} if kind == "temporary" else {"a": "stopped"})
+    assert state.failed_starts == 0
+    # The pause after which it was to be tried again is over, and nothing follows.
+    assert try_again(state, "a", when=9) == (state, Nothing())
+
+
+@pytest.mark.parametrize(
+    ("strategy", "start"), [("one_for_one", "a"), ("rest_for_one", "abc"), ("one_for_all", "abc")]
+)
+def test_what_the_user_ended_is_started_with_all(strategy: str, start: str) -> None:
+    state = stopped(tree(strategy, *["permanent"] * 3), "b")
+    decision = exited(state, "a", normal=False, when=0)[1]
+    assert isinstance(decision, Restart)
+    assert decision.start == tuple(start)
+    assert "b" not in decision.stop
+
+
+def test_what_was_removed_is_started_with_nobody() -> None:
+    state = removed(stopped(tree("one_for_all", *["permanent"] * 3), "b"), "b")
+    assert exited(state, "a", normal=False, when=0)[1] == Restart(stop=("c",), start=("a", "c"))
+
+
+def test_what_the_user_does_is_no_restart() -> None:
+    state = tree("one_for_one", "permanent", "permanent", intensity=1)
+    for _ in range(5):
+        state = started(stopped(state, "a"), "a")
+    assert state.restarts == ()
+    assert exited(state, "b", normal=False, when=0)[1] == Restart(start=("b",))
+
+
+@pytest.mark.parametrize("auto", ["any_significant", "all_significant"])
+def test_a_significant_child_that_the_user_ended_does_not_end_the_tree(auto: Any) -> None:
+    state = tree("one_for_one", "transient!", "transient!", "permanent", auto_shutdown=auto)
+    state = stopped(state, "a")
+    # It is no longer active: b is the last.
+    assert exited(state, "b", normal=True, when=0)[1] == End("auto_shutdown")
+
+
 # --- whatever happens -----------------------------------------------------------------------------
 
 
@@ -334,6 +433,36 @@ class Trees(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(self.alive))
         self.alive.remove(name)
         self.state = stopped(self.state, name)
+        if self.kinds[name] == "temporary":
+            self.order.remove(name)
+
+    @rule(kind=st.sampled_from(TYPES))
+    def add(self, kind: Any) -> None:
+        """The user adds one."""
+        if self.over or len(self.kinds) > 12:
+            return
+        name = f"n{len(self.kinds)}"
+        state = added(self.state, ChildRules(name=name, restart=kind))
+        assert isinstance(state, TreeState)
+        self.state = started(state, name)
+        self.kinds[name] = kind
+        self.order.append(name)
+        self.alive.append(name)
+
+    @rule(data=st.data(), delete=st.booleans())
+    def use_what_was_ended(self, data: st.DataObject, delete: bool) -> None:
+        """The user starts one again, or removes it."""
+        found = [name for name in statuses(self.state) if refusal(self.state, name) is None]
+        assert not set(found) & set(self.alive)
+        if self.over or not found:
+            return
+        name = data.draw(st.sampled_from(found))
+        if delete:
+            self.state = removed(self.state, name)
+            self.order.remove(name)
+        else:
+            self.state = started(self.state, name)
+            self.alive.append(name)
 
     @invariant()
     def it_knows_who_runs(self) -> None:

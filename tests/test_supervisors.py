@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ import pytest
 import trio
 import trio.testing
 from actor_guests import wait_for_spin
-from cores import innermost
 from leftovers import nothing_left
+from stages import Failed, Stage, run
 
 from wasm_sandbox import (
     Child,
@@ -30,64 +30,12 @@ from wasm_sandbox import (
     RestartIntensityReached,
     Supervisor,
     TreeEvent,
+    TrioSupervisor,
     WorkerLost,
     open_pool,
 )
 
 COUNTER = actor_guests.COUNTER.encode()
-
-
-class Failed(Exception):
-    """What a task fails with."""
-
-
-class Stage:
-    """Tasks that write down what happens to them, and end when they are told to."""
-
-    def __init__(self) -> None:
-        self.log: list[str] = []
-        self.refuse: dict[str, int] = {}
-        """How often a child's next starts fail."""
-        self._ends: dict[str, trio.Event] = {}
-        self._how: dict[str, Exception | None] = {}
-
-    def child(self, name: str, *, cleanup: float = 0, **more: Any) -> Child:
-        async def task(task_status: Any) -> None:
-            if self.refuse.get(name, 0) > 0:
-                self.refuse[name] -= 1
-                self.log.append(f"{name} refuses")
-                raise Failed(name)
-            self._ends[name] = trio.Event()
-            self.log.append(f"{name} starts")
-            task_status.started(name.upper())
-            try:
-                await self._ends[name].wait()
-            except trio.Cancelled:
-                with trio.CancelScope(shield=True):
-                    await trio.sleep(cleanup)
-                self.log.append(f"{name} stopped")
-                raise
-            self.log.append(f"{name} ends")
-            how = self._how[name]
-            if how is not None:
-                raise how
-
-        return Child(name, task, **more)
-
-    async def end(self, name: str, how: Exception | None = None) -> list[str]:
-        """End a child; what follows."""
-        self.log.clear()
-        self._how[name] = how
-        self._ends[name].set()
-        await trio.sleep(100)
-        return list(self.log)
-
-
-def run(main: Callable[[], Awaitable[None]]) -> None:
-    try:
-        trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0.01))
-    except BaseExceptionGroup as group:
-        raise innermost(group) from group
 
 
 def test_children_are_started_in_order_and_ended_in_reverse_order() -> None:
@@ -190,7 +138,7 @@ def test_a_restart_that_fails_is_tried_again_with_pauses() -> None:
         run(main)
 
 
-async def _until_it_fails(tree: Supervisor) -> None:
+async def _until_it_fails(tree: TrioSupervisor) -> None:
     with trio.CancelScope(shield=True):
         while True:
             try:
@@ -221,7 +169,8 @@ def test_a_supervisor_below_another_is_a_child_like_any() -> None:
         async with Supervisor(
             [stage.child("a"), Child("below", below, restart=restart)], intensity=5
         ) as tree:
-            assert tree["below"] is below
+            assert isinstance(tree["below"], TrioSupervisor)
+            assert tree["below"]["x"] == "X"
             assert below["x"] == "X"
             assert await stage.end("x", Failed()) == log
             if restart == "permanent":

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .calls import CompletedRun
     from .channel import Channel
+    from .children import Child, ChildCounts, ChildStatus
     from .function import Function
     from .future import CallFuture
     from .imports import HostFunction
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         ArgumentOutOfRange,
         BadResult,
         CapabilityDenied,
+        ChildConflict,
         CompilationLimit,
         ConfigurationError,
         CpuTimeExceeded,
@@ -79,13 +81,14 @@ if TYPE_CHECKING:
     from .protocol.usage import InstanceUsage, UsageSample
     from .results import collect_files, remove_directory
     from .snapshot import Snapshot
-    from .supervision import Child, ChildStatus, Supervisor
+    from .supervision import Supervisor
     from .supervisor.audit import AuditLog
     from .supervisor.tree import TreeEvent
     from .trio_chunks import ValueStream
     from .trio_instance import TrioInstance
     from .trio_pool import TrioPool, open_pool
     from .trio_process import TrioGuestInput, TrioGuestOutput, TrioProcess
+    from .trio_supervision import TrioSupervisor
     from .wit_values import Err, Ok, Resource, Some, Variant
 
     __version__: str
@@ -99,6 +102,8 @@ __all__ = [
     "CapabilityDenied",
     "Channel",
     "Child",
+    "ChildConflict",
+    "ChildCounts",
     "ChildStatus",
     "Clock",
     "CompilationLimit",
@@ -175,6 +180,7 @@ __all__ = [
     "TrioPlugins",
     "TrioPool",
     "TrioProcess",
+    "TrioSupervisor",
     "UnsupportedModule",
     "UsageSample",
     "ValueStream",
@@ -193,6 +199,7 @@ __all__ = [
 _PLACES = {
     "calls": ("CompletedRun",),
     "channel": ("Channel",),
+    "children": ("Child", "ChildCounts", "ChildStatus"),
     "function": ("Function",),
     "future": ("CallFuture",),
     "imports": ("HostFunction",),
@@ -218,7 +225,7 @@ _PLACES = {
     "protocol.policies": ("Quarantine", "Recycle", "RestartPolicy"),
     "protocol.receipts": ("DeathCertificate", "Receipt"),
     "protocol.usage": ("InstanceUsage", "UsageSample"),
-    "supervision": ("Child", "ChildStatus", "Supervisor"),
+    "supervision": ("Supervisor",),
     "supervisor.audit": ("AuditLog",),
     "supervisor.tree": ("TreeEvent",),
     "results": ("collect_files", "remove_directory"),
@@ -227,6 +234,7 @@ _PLACES = {
     "trio_instance": ("TrioInstance",),
     "trio_pool": ("TrioPool", "open_pool"),
     "trio_process": ("TrioGuestInput", "TrioGuestOutput", "TrioProcess"),
+    "trio_supervision": ("TrioSupervisor",),
     "wit_values": ("Err", "Ok", "Resource", "Some", "Variant"),
 }
 _PLACE = {name: place for place, names in _PLACES.items() for name in names}

@@ -4,10 +4,11 @@ its life from one start to the next end."""
 from __future__ import annotations
 
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import trio
 
@@ -28,11 +29,23 @@ if TYPE_CHECKING:
     from .supervisor.core import Core
 
 T = TypeVar("T")
+Shutdown = float | Literal["brutal_kill", "infinity"]
+"""Seconds that a child has to end when it is asked to, or OTP's words for none and for ever."""
 Run = Callable[[Started], Awaitable[None]]
 Forget = Callable[[BaseException | None], Awaitable[None]]
 Lookup = Callable[[str], object]
 Life = tuple[Run, Forget | None, Callable[[], object] | None]
 """A child's life, what is done when it will not be started again, and what it is in between."""
+
+
+def _seconds(shutdown: Shutdown) -> float:
+    match shutdown:
+        case "brutal_kill":
+            return 0.0
+        case "infinity":
+            return math.inf
+        case _:
+            return shutdown
 
 
 class Runnable(ABC):
@@ -63,7 +76,7 @@ class InstanceBranch(Runnable):
         self,
         pool: Pool | TrioPool | str,
         module: Module | Source,
-        shutdown: float,
+        shutdown: Shutdown,
         settings: Mapping[str, Any],
     ) -> None:
         if isinstance(pool, str) and isinstance(module, Module):
@@ -75,7 +88,7 @@ class InstanceBranch(Runnable):
             raise ConfigurationError("child.pool", pool, "must be a pool, or the name of a child")
         self.pool = pool
         self.module = module
-        self.shutdown = shutdown
+        self.shutdown = _seconds(shutdown)
         self.settings = settings
 
     def bind(self, synchronous: bool, lookup: Lookup) -> Life:
@@ -185,8 +198,8 @@ class PoolBranch(Runnable):
 
     kind = "pool"
 
-    def __init__(self, shutdown: float, keywords: Mapping[str, Any]) -> None:
-        self.shutdown = shutdown
+    def __init__(self, shutdown: Shutdown, keywords: Mapping[str, Any]) -> None:
+        self.shutdown = _seconds(shutdown)
         self.keywords = keywords
 
     def bind(self, synchronous: bool, lookup: Lookup) -> Life:

@@ -3,135 +3,35 @@ together."""
 
 from __future__ import annotations
 
-import inspect
-import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
-from .branches import InstanceBranch, PoolBranch, Runnable, run_task
-from .calls import innermost
+from .branches import Runnable, run_task
+from .children import Child, ChildCounts, ChildStatus, check_significant, kind_of, spec_of
 from .configuration import check_choice
-from .module import Module
-from .protocol.errors import ConfigurationError, InstanceClosed
+from .protocol.errors import ConfigurationError, InstanceClosed, PoolError
 from .protocol.fields import check_kind
-from .protocol.limits import check_number
-from .protocol.policies import RestartPolicy, RestartType
-from .sources import Source
-from .supervisor.supervision import AutoShutdown, ChildRules, Status, Strategy, TreeState
+from .protocol.policies import RestartPolicy
+from .supervisor.supervision import AutoShutdown, ChildRules, Strategy, TreeState
 from .supervisor.tree import Branch, Started, Tree, TreeEnded, TreeEvent, intensity_reached
+from .supervisor.tree_orders import Order, TreeOver
+from .tree_runs import Serves, TreeThread, block
 
 if TYPE_CHECKING:
-    from .pool import Pool
-    from .trio_pool import TrioPool
+    from .trio_supervision import TrioSupervisor
 
-_DAY = 86400.0
+T = TypeVar("T")
 
-
-@dataclass(frozen=True, kw_only=True)
-class ChildStatus:
-    """A child of a supervisor, as ``which_children`` shows it."""
-
-    name: str
-    status: Status
-    """``running``; ``restarting`` where it could not be started yet; ``stopped``."""
-    restart: RestartType
-    kind: str
-    """``instance``, ``pool``, ``task`` or ``supervisor``."""
+Act = Callable[[Tree], Awaitable[T]]
+"""What an order has a tree do."""
 
 
-@dataclass(frozen=True)
-class Child:
-    """One child of a ``Supervisor``: what it is, and when it is restarted.
-
-    Args:
-        name: by which the supervisor knows it; no two of its children have the same.
-        what: an asynchronous function without parameters, which runs from the start of the child to
-            its end (with a parameter ``task_status`` it says itself when it is up); another
-            ``Supervisor``; or use ``Child.instance`` and ``Child.pool``.
-        restart: as in OTP: ``"permanent"`` always, ``"transient"`` after an abnormal exit (a task
-            that raised, a worker that died), ``"temporary"`` never.
-        shutdown: seconds that it has to end when it is asked to. Then an instance loses its running
-            call, and a pool its calls; a task is cancelled at once and waited for, however long it
-            takes.
-        significant: whether its end may end the supervisor: see ``auto_shutdown``.
-
-    Raises:
-        ConfigurationError: a value that cannot be used.
-    """
-
-    name: str
-    what: Callable[..., Awaitable[object]] | Supervisor | Runnable
-    restart: RestartType = field(default="permanent", kw_only=True)
-    shutdown: float = field(default=5.0, kw_only=True)
-    significant: bool = field(default=False, kw_only=True)
-
-    def __post_init__(self) -> None:
-        check_kind("child.name", self.name, str)
-        check_choice("child.restart", self.restart, ("permanent", "transient", "temporary"))
-        check_number("child.shutdown", self.shutdown, 0, _DAY, whole=False)
-        if self.significant and self.restart == "permanent":
-            raise ConfigurationError(
-                "child.significant", True, "a permanent child never ends the supervisor"
-            )
-        if not isinstance(self.what, Supervisor | Runnable) and not inspect.iscoroutinefunction(
-            self.what
-        ):
-            raise ConfigurationError(
-                "child.what",
-                self.what,
-                "must be an async function or a Supervisor",
-                "Child.instance and Child.pool make the others",
-            )
-
-    @classmethod
-    def instance(
-        cls,
-        name: str,
-        pool: Pool | TrioPool | str,
-        module: Module | Source,
-        *,
-        restart: RestartType = "permanent",
-        shutdown: float = 5.0,
-        significant: bool = False,
-        **settings: Any,
-    ) -> Child:
-        """An instance, with the keywords of ``Pool.instance``; the supervisor restarts it.
-
-        ``pool`` may be the name of an earlier child that is a pool; then ``module`` is what
-        ``pool.load`` takes. It stays the same ``Instance`` over its restarts, and calls that wait
-        are served by its next worker.
-        """
-        for given in ("policy", "restart"):
-            if given in settings:
-                raise ConfigurationError(
-                    f"child.{given}", settings[given], "is the supervisor's to say"
-                )
-        what = InstanceBranch(pool, module, shutdown, settings)
-        return cls(name, what, restart=restart, shutdown=shutdown, significant=significant)
-
-    @classmethod
-    def pool(
-        cls,
-        name: str,
-        *,
-        restart: RestartType = "permanent",
-        shutdown: float = 5.0,
-        significant: bool = False,
-        **keywords: Any,
-    ) -> Child:
-        """A pool, with the keywords of ``Pool``; it exits when it fails. It is a ``Pool`` under
-        ``with``, a ``TrioPool`` under ``async with``."""
-        what = PoolBranch(shutdown, keywords)
-        return cls(name, what, restart=restart, shutdown=shutdown, significant=significant)
-
-
-class Supervisor:
+class Supervisor(Serves):
     """Children that are started in order, watched, restarted together as ``strategy`` says, and
     ended in the reverse order: OTP's supervisor. ``with`` runs it in a thread of its own, ``async
     with`` in your trio run; ``supervisor["name"]`` is the child.
@@ -175,10 +75,7 @@ class Supervisor:
             check_kind("children", child, Child)
             if child.name in names:
                 raise ConfigurationError("children", child.name, "is the name of two children")
-            if child.significant and auto_shutdown == "never":
-                raise ConfigurationError(
-                    "child.significant", child.name, "needs auto_shutdown=", "as in OTP"
-                )
+            check_significant(child, auto_shutdown)
             names.add(child.name)
         self.name = name
         self._children = {child.name: child for child in children}
@@ -189,8 +86,10 @@ class Supervisor:
         )
         self._on_event = on_event
         self._tree: Tree | None = None
+        self._synchronous = True
+        self._token: trio.lowlevel.TrioToken | None = None
         self._error: BaseException | None = None
-        self._thread: _TreeThread | None = None
+        self._thread: TreeThread | None = None
         self._block: Any = None
 
     # --- what others see ------------------------------------------------------------------------
@@ -205,29 +104,138 @@ class Supervisor:
                 restarted.
             RestartIntensityReached: the supervisor gave up.
         """
-        if name not in self._children:
-            raise KeyError(name)
+        tree = self._tree
+        child = self.get_childspec(name)
         if self._error is not None:
             raise self._error
         try:
-            if self._tree is None:
+            if tree is None:
                 raise KeyError(name)
-            return self._tree.value(name)
+            return tree.value(name)
         except KeyError:
-            raise InstanceClosed(f"{name} of {self.name}") from None
+            raise InstanceClosed(f"{child.name} of {self.name}") from None
+
+    def get_childspec(self, name: str) -> Child:
+        """What the child of that name was specified as.
+
+        Raises:
+            KeyError: there is none.
+        """
+        return self._children[name] if self._tree is None else spec_of(self._tree, name)
 
     def which_children(self) -> tuple[ChildStatus, ...]:
         """The children as they are now, in the order of their start."""
+        found: list[ChildStatus] = []
         tree = self._tree
-        return tuple(
-            ChildStatus(
-                name=child.rules.name,
-                status=child.status,
-                restart=child.rules.restart,
-                kind=_kind(self._children[child.rules.name].what),
-            )
-            for child in (() if tree is None else tree.children())
+        for child in () if tree is None else tree.children():
+            assert tree is not None
+            with suppress(KeyError):  # it is being removed
+                rules, kind = child.rules, kind_of(spec_of(tree, child.rules.name).what)
+                found.append(
+                    ChildStatus(
+                        name=rules.name, status=child.status, restart=rules.restart, kind=kind
+                    )
+                )
+        return tuple(found)
+
+    def count_children(self) -> ChildCounts:
+        """How many children there are now."""
+        children = self.which_children()
+        supervisors = sum(child.kind == "supervisor" for child in children)
+        return ChildCounts(
+            specs=len(children),
+            active=sum(child.status == "running" for child in children),
+            supervisors=supervisors,
+            workers=len(children) - supervisors,
         )
+
+    # --- orders ---------------------------------------------------------------------------------
+
+    def start_child(self, child: Child) -> Any:
+        """Add a child while the supervisor runs, as the last one, and start it. It is lost when the
+        supervisor ends.
+
+        Like the other orders it is carried out between two exits, one at a time, and for ``with``:
+        ``async with`` gives what has them to be awaited.
+
+        Returns:
+            The child, as ``supervisor[child.name]``.
+
+        Raises:
+            ChildConflict: there is one of that name, running or not.
+            ConfigurationError: it cannot be a child of this supervisor.
+            InstanceClosed: the supervisor is over.
+            Exception: what it could not be started for. Then it is not added.
+        """
+        return self._wait(self.starting(child))
+
+    def terminate_child(self, name: str) -> None:
+        """End a child. It stays known, for ``restart_child`` and for restarts of all, unless it is
+        temporary. That a significant child was ended so does not end the supervisor.
+
+        Raises:
+            KeyError: there is none of that name.
+            InstanceClosed: the supervisor is over.
+        """
+        self._wait(lambda tree: tree.terminate_child(name))
+
+    def restart_child(self, name: str) -> Any:
+        """Start a child that was ended, or has ended by itself and was not restarted. It does not
+        count as a restart.
+
+        Returns:
+            The child. An instance is another one than before.
+
+        Raises:
+            KeyError: there is none of that name; a temporary one is forgotten when it ends.
+            ChildConflict: it runs, or is being restarted.
+            InstanceClosed: the supervisor is over.
+            Exception: what it could not be started for. It stays as it was.
+        """
+        return self._wait(lambda tree: tree.restart_child(name))
+
+    def delete_child(self, name: str) -> None:
+        """Forget a child that does not run.
+
+        Raises:
+            KeyError: there is none of that name.
+            ChildConflict: it runs, or is being restarted.
+            InstanceClosed: the supervisor is over.
+        """
+        self._wait(lambda tree: tree.delete_child(name))
+
+    def starting(self, child: Child) -> Act[Any]:
+        """The order that ``start_child`` gives."""
+        check_kind("child", child, Child)
+        check_significant(child, self._state.auto_shutdown)
+        return lambda tree: tree.start_child(self._branch(child, self._synchronous))
+
+    def order(self, act: Act[T]) -> Order[T]:
+        """Give an order; from any thread."""
+        order, tree = Order(act), self._tree
+        if tree is None or self._token is None:
+            order.refuse()
+            return order
+        try:
+            self._token.run_sync_soon(tree.take, order)
+        except trio.RunFinishedError:
+            order.refuse()
+        return order
+
+    def answer(self, order: Order[T]) -> T:
+        """What became of an order; waits for it."""
+        try:
+            return order.answer.result()
+        except TreeOver:
+            raise self._error or InstanceClosed(self.name) from None
+
+    def _wait(self, act: Act[T]) -> T:
+        if _in_run(self._token):
+            raise PoolError(
+                f"the supervisor {self.name} would wait for itself",
+                "await the order of what `async with` gives, or give it from another thread",
+            )
+        return self.answer(self.order(act))
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -235,6 +243,7 @@ class Supervisor:
         branches = {
             name: self._branch(child, synchronous) for name, child in self._children.items()
         }
+        self._synchronous, self._token = synchronous, trio.lowlevel.current_trio_token()
         self._error = None
         self._tree = Tree(self._state, branches, self._on_event)
         return self._tree
@@ -242,14 +251,13 @@ class Supervisor:
     def _branch(self, child: Child, synchronous: bool) -> Branch:
         rules = ChildRules(name=child.name, restart=child.restart, significant=child.significant)
         what = child.what
-        if isinstance(what, Supervisor):
-            return Branch(
-                rules=rules, run=lambda started: what.serve(started, synchronous=synchronous)
-            )
+        if isinstance(what, Serves):
+            run: Callable[[Started], Awaitable[None]] = partial(what.serve, synchronous=synchronous)
+            return Branch(rules=rules, run=run, origin=child)
         if isinstance(what, Runnable):
             run, forget, lasting = what.bind(synchronous, self.__getitem__)
-            return Branch(rules=rules, run=run, forget=forget, lasting=lasting)
-        return Branch(rules=rules, run=partial(run_task, what))
+            return Branch(rules=rules, run=run, forget=forget, lasting=lasting, origin=child)
+        return Branch(rules=rules, run=partial(run_task, what), origin=child)
 
     @property
     def failure(self) -> BaseException | None:
@@ -258,18 +266,25 @@ class Supervisor:
 
     async def serve(self, started: Started, *, synchronous: bool) -> None:
         """Run it, for ``with``, ``async with`` and the supervisor above."""
+        from .trio_supervision import TrioSupervisor
+
         tree = self._make(synchronous)
+        face = self if synchronous else TrioSupervisor(self)
         try:
-            await tree.serve(Started(lambda _: started.started(self)))
+            await tree.serve(Started(lambda _: started.started(face)))
         except TreeEnded as ended:
             if ended.reason == "intensity":
                 self._error = intensity_reached(ended, self.name)
             raise
+        finally:
+            tree.close()
 
-    async def __aenter__(self) -> Supervisor:
-        self._block = _block(self)
+    async def __aenter__(self) -> TrioSupervisor:
+        from .trio_supervision import TrioSupervisor
+
+        self._block = block(self)
         await self._block.__aenter__()
-        return self
+        return TrioSupervisor(self)
 
     async def __aexit__(
         self,
@@ -281,7 +296,7 @@ class Supervisor:
         return await self._block.__aexit__(kind, error, traceback)  # type: ignore[no-any-return]
 
     def __enter__(self) -> Supervisor:
-        self._thread = _TreeThread(self)
+        self._thread = TreeThread(self)
         return self
 
     def __exit__(
@@ -300,93 +315,9 @@ class Supervisor:
         return f"<Supervisor {self.name} of {', '.join(self._children)}>"
 
 
-@asynccontextmanager
-async def _block(supervisor: Supervisor) -> AsyncGenerator[None]:
-    """The block of an ``async with``: cancelled where the supervisor gives up."""
-    failure: BaseException | None = None
-    refused: list[BaseException] = []
-    async with trio.open_nursery() as nursery:
-        up, over = trio.Event(), trio.Event()
-        block, serving = trio.CancelScope(), trio.CancelScope(shield=True)
-
-        async def serve() -> None:
-            try:
-                with serving:
-                    await supervisor.serve(Started(lambda _: up.set()), synchronous=False)
-            except TreeEnded as ended:
-                if ended.reason == "intensity":
-                    block.cancel()
-            except Exception as error:  # what a child could not be started for
-                refused.append(error)
-            finally:
-                up.set()
-                over.set()
-
-        nursery.start_soon(serve)
-        try:
-            with block:
-                await up.wait()
-                if not refused:
-                    yield
-        except BaseException as error:
-            failure = error
-        serving.cancel()
-        with trio.CancelScope(shield=True):
-            await over.wait()
-    if failure is not None:
-        raise innermost(failure)
-    if refused:
-        raise innermost(refused[0])
-    if supervisor.failure is not None:
-        raise supervisor.failure
-
-
-class _TreeThread:
-    """A supervisor in a trio run of its own. Made, it is up."""
-
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._supervisor = supervisor
-        self._begun, self._up = threading.Event(), threading.Event()
-        self._refused: BaseException | None = None
-        self._scope = trio.CancelScope()
-        self._token: trio.lowlevel.TrioToken
-        self._thread = threading.Thread(target=self._run, name="wasm-supervisor", daemon=True)
-        self._thread.start()
-        try:
-            self._up.wait()
-        except BaseException:
-            self.close()
-            raise
-        if self._refused is not None:
-            self._thread.join()
-            raise self._refused
-
-    def close(self) -> None:
-        """End it, and wait until it has ended."""
-        self._begun.wait()
-        with suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(self._scope.cancel)
-        self._thread.join()
-
-    def _run(self) -> None:
-        try:
-            trio.run(self._main)
-        except TreeEnded:
-            pass
-        except BaseException as error:
-            self._refused = innermost(error)
-        finally:
-            self._begun.set()
-            self._up.set()
-
-    async def _main(self) -> None:
-        self._token = trio.lowlevel.current_trio_token()
-        self._begun.set()
-        with self._scope:
-            await self._supervisor.serve(Started(lambda _: self._up.set()), synchronous=True)
-
-
-def _kind(what: object) -> str:
-    if isinstance(what, Runnable):
-        return what.kind
-    return "supervisor" if isinstance(what, Supervisor) else "task"
+def _in_run(token: trio.lowlevel.TrioToken | None) -> bool:
+    """Whether this is code of that trio run."""
+    try:
+        return trio.lowlevel.current_trio_token() is token
+    except RuntimeError:  # of none
+        return False
