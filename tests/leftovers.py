@@ -81,20 +81,31 @@ def temporary_files() -> set[str]:
     return found
 
 
-def _of_others(paths: set[str]) -> set[str]:
-    """Those that belong to another user, or are mapped by a process that is none of ours."""
-    found: set[str] = set()
-    for path in paths:
+def anothers(path: str, ours: set[int]) -> bool:
+    """Whether a living process that is none of ``ours`` has made the file, by its name, or has it
+    open or mapped: somebody else's run of these tests, or another program."""
+    parts = os.path.basename(path).split(".")
+    if len(parts) == 5 and parts[2].isdigit():  # as ``supervisor.cgroups.owners`` names them
+        return int(parts[2]) not in ours and Path("/proc", parts[2]).exists()
+    if os.geteuid():  # other users' processes cannot be looked into
         with suppress(FileNotFoundError):
             if os.stat(path).st_uid != os.geteuid():
-                found.add(path)
-    ours = {os.getpid(), *descendants()} if paths else set()
-    for entry in os.listdir("/proc") if paths else ():
-        if entry.isdigit() and int(entry) not in ours:
+                return True
+    return any(
+        entry.isdigit() and int(entry) not in ours and _holds(entry, path)
+        for entry in os.listdir("/proc")
+    )
+
+
+def _holds(pid: str, path: str) -> bool:
+    with suppress(OSError):  # it is gone, or may not be looked at
+        if path in Path("/proc", pid, "maps").read_text():
+            return True
+        for entry in os.listdir(f"/proc/{pid}/fd"):
             with suppress(OSError):
-                maps = Path("/proc", entry, "maps").read_text()
-                found |= {path for path in paths if path in maps}
-    return found
+                if os.readlink(f"/proc/{pid}/fd/{entry}") == path:
+                    return True
+    return False
 
 
 def _reap(before: set[str], *, zygotes: bool) -> list[str]:
@@ -133,13 +144,15 @@ def _left(
         if opened.get(number) != target
     ]
     left += [f"cgroup {path}" for path in sorted(cgroups(pids))]
-    made = temporary_files() - files
-    return left + [f"file {path}" for path in sorted(made - _of_others(made))]
+    ours = {*pids, *descendants()}
+    new = sorted(temporary_files() - files)
+    return left + [f"file {path}" for path in new if not anothers(path, ours)]
 
 
 @contextmanager
 def nothing_left(*, pids: set[int] | None = None) -> Iterator[None]:
-    """Assert that the block leaves no process, descriptor, cgroup or temporary file behind.
+    """Assert that the block leaves no process, descriptor, cgroup or temporary file behind. Files
+    of other programs that run meanwhile are theirs.
 
     Args:
         pids: programs that the block started and that made pools of their own; may be filled in it.
