@@ -97,6 +97,7 @@ def snapshot_instance(effort: Effort) -> Subjects:
         given = source()
         with new_pool(1, limits=_LIMITS) as pool, ExitStack() as stack:
             module, first = load(pool, given), start
+            warm: Instance | None = None
             if caught:
                 warm = stack.enter_context(pool.instance(module))
                 start(warm)
@@ -109,7 +110,7 @@ def snapshot_instance(effort: Effort) -> Subjects:
 
             def turn() -> dict[str, list[float]]:
                 samples = {"snapshot-instance": timed(begin, count, scale=1e3)}
-                if caught:
+                if warm is not None:
                     samples["snapshot-made"] = timed(warm.snapshot, effort.count(3), scale=1e3)
                 return samples
 
