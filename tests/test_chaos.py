@@ -103,12 +103,15 @@ class Faults:
                 elif self._zygotes and turn % 20 == 4:
                     self._kill_zygote()
                 else:
-                    self._strike(signal.SIGKILL)
+                    self._strike(signal.SIGKILL, starting=turn % 10 == 0)
         except BaseException as error:
             self._failure = error
 
-    def _strike(self, number: signal.Signals) -> int:
-        pids = [worker.pid for worker in self._pool.workers() if worker.pid]
+    def _strike(self, number: signal.Signals, *, starting: bool = False) -> int:
+        """``starting``: whether it may be one that is not up yet. A call is given up whose workers
+        die three times in a row while they start, and on a slow machine they start for long."""
+        workers = [worker for worker in self._pool.workers() if worker.pid]
+        pids = [worker.pid for worker in workers if starting or worker.phase != "starting"]
         if not pids:
             return 0
         pid = self._random.choice(pids)

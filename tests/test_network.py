@@ -887,7 +887,10 @@ def test_a_worker_never_has_a_socket_of_the_network(cache: Path) -> None:
             await server.connected.wait()
             worker = await here.driver.wait_for_worker("busy")
             folder = Path("/proc", str(worker.pid), "fd")
-            links = {os.readlink(entry) for entry in folder.iterdir()}
+            try:
+                links = {os.readlink(entry) for entry in folder.iterdir()}
+            except PermissionError:
+                pytest.skip("the descriptors of other processes may not be read here")
             of_the_network = {
                 f"socket:[{line.split()[9]}]"
                 for table in ("tcp", "tcp6", "udp", "udp6", "raw", "raw6")

@@ -236,6 +236,8 @@ def test_nothing_need_be_writable(mounts: tuple[str, ...]) -> None:
 
 
 def test_a_missing_proc_is_named(mounts: tuple[str, ...], cache: str) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("what was mounted before stays in the namespace of an ordinary user")
     assert "mount /proc" in said_in("umount -l /proc", cache, wrapped=mounts)
 
 
