@@ -67,7 +67,7 @@ def run(path: Path, folder: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("place", PROGRAMS)
 def test_every_program_in_the_documents_runs(place: str, tmp_path: Path) -> None:
     path = tmp_path / "program.py"
