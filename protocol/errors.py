@@ -390,6 +390,18 @@ def plain(number: float) -> str:
     return f"{number:.0f}" if number == number // 1 else f"{number:g}"
 
 
+def described(error: BaseException) -> str:
+    """Kind and text of an exception that is somebody else's, and may fail to give its text."""
+    kind = type(error).__name__
+    try:
+        return f"{kind}: {error}"
+    except Exception:
+        return f"{kind}, whose text cannot be had"
+
+
 def _brief(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # a foreign object's, or an integer of thousands of digits
+        text = f"a value of {type(value).__name__} that cannot be shown"
     return text if len(text) <= 200 else text[:197] + "..."

@@ -18,7 +18,7 @@ import trio
 
 from ..protocol import arena
 from ..protocol.conversation import Conversation
-from ..protocol.errors import HostFunctionError, ProtocolError, SandboxError, Trap
+from ..protocol.errors import HostFunctionError, ProtocolError, SandboxError, Trap, described
 from ..protocol.host_calls import IMPORT, NETWORK, decode_import, decode_request, encode
 from ..protocol.messages import (
     ARGUMENTS,
@@ -29,7 +29,7 @@ from ..protocol.messages import (
     HostFailed,
     HostReturned,
 )
-from .imports import BadArgument, HostImport, serving
+from .imports import BadArgument, HostImport, Raised, serving
 from .network.access import CallNetwork, NetworkAccess
 from .sending import Sender
 
@@ -219,7 +219,8 @@ async def _call(function: HostImport, slots: bytes, data: bytes, room: int) -> A
         except BadArgument as error:
             raise Trap("bad_argument", f"{function.name}: {error}") from None
         except BaseException as error:  # whatever it is, it is the function's own
-            raise _failed(function, f"raised {type(error).__name__}: {error}") from error
+            own = error.__cause__ if isinstance(error, Raised) and error.__cause__ else error
+            raise _failed(function, f"raised {described(own)}") from own
     if answer is None:
         late = TimeoutError(f"not done after {function.timeout:g} s")
         raise _failed(function, f"took longer than its timeout of {function.timeout:g} s") from late

@@ -6,7 +6,7 @@ What they are made of (threads, event loops, Python values) is the face's busine
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,12 +14,17 @@ from ..protocol.messages import LentFunction
 from .rate import Rate
 
 if TYPE_CHECKING:
+    from .actor import Actor
     from .calls import CallRecord
     from .sending import Mail
 
 
 class BadArgument(Exception):
     """What the guest gave is not what the function's declaration says; the text says what."""
+
+
+class Raised(Exception):
+    """A function has raised what no coroutine can pass on, ``StopIteration``: it is the cause."""
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
@@ -45,6 +50,14 @@ class HostImport:
 
 serving: ContextVar[CallRecord | None] = ContextVar("serving", default=None)
 """In a host function, and in what it calls: the call whose guest waits for it."""
+rebuilding: ContextVar[Actor | None] = ContextVar("rebuilding", default=None)
+"""In an ``on_restart``, and in what it calls: the instance that waits for it."""
+
+
+def act_for(context: Context) -> None:
+    """Have this task be waited for by those who wait for the code with this context."""
+    serving.set(context.get(serving))
+    rebuilding.set(context.get(rebuilding))
 
 
 def served(record: CallRecord | None, mail: Mail) -> CallRecord | None:

@@ -287,7 +287,14 @@ def test_a_loop_that_has_ended_is_told(pool: Pool) -> None:
 # -- how they fail --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [KeyError, SystemExit, KeyboardInterrupt, Trap])
+class Mute(BaseException):
+    """Raises instead of telling what it is."""
+
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+@pytest.mark.parametrize("kind", [KeyError, SystemExit, KeyboardInterrupt, Trap, Mute])
 @pytest.mark.parametrize("is_async", [False, True])
 def test_what_a_function_raises_is_the_cause(pool: Pool, kind: Any, is_async: bool) -> None:
     error = kind("x", "y") if kind is Trap else kind("x")
@@ -306,6 +313,14 @@ def test_what_a_function_raises_is_the_cause(pool: Pool, kind: Any, is_async: bo
     assert caught.value.receipt is not None
     assert caught.value.receipt.host_calls == 1
     assert pool.workers()[0].number == worker  # it lives
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_an_iterator_that_is_at_its_end_is_the_cause(pool: Pool, direct: bool) -> None:
+    function = HostFunction(lambda: next(iter(())), direct=direct)
+    with pytest.raises(HostFunctionError, match=r"env\.f raised StopIteration") as caught:
+        load(pool, forward(), function)["call"]()
+    assert isinstance(caught.value.__cause__, StopIteration)
 
 
 @pytest.mark.parametrize(

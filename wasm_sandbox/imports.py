@@ -18,7 +18,7 @@ from .protocol.errors import (
 )
 from .protocol.fields import check_kind
 from .protocol.limits import check_number
-from .supervisor.imports import HostImport
+from .supervisor.imports import HostImport, Raised
 from .supervisor.rate import Rate
 from .supervisor.requests import ModuleHandle
 
@@ -263,7 +263,10 @@ def _bind(codec: HostCodec, function: HostFunction, runner: Runner) -> HostImpor
     else:
 
         def work(slots: bytes, data: bytes) -> Answer:
-            value = wanted(*codec.unpack(slots, data))
+            try:
+                value = wanted(*codec.unpack(slots, data))
+            except StopIteration as error:
+                raise Raised from error
             if inspect.iscoroutine(value):
                 value.close()
                 raise SignatureMismatch(
