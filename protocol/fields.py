@@ -67,3 +67,13 @@ def check_kind(field: str, value: object, kind: type[Any] | tuple[type[Any], ...
         kinds = kind if isinstance(kind, tuple) else (kind,)
         wanted = " or ".join(each.__name__ for each in kinds)
         raise ConfigurationError(field, value, f"must be {wanted}, not {type(value).__name__}")
+
+
+def check_callable(field: str, value: object) -> None:
+    """Refuse what cannot be called.
+
+    Raises:
+        ConfigurationError: names ``field``.
+    """
+    if not callable(value):
+        raise ConfigurationError(field, value, "must be callable")

@@ -28,7 +28,7 @@ from ..protocol.usage import InstanceUsage, Phase
 from . import restart
 from .calls import CallRecord
 from .certificates import Verdict, to_error
-from .imports import served
+from .imports import rebuilding, served, serving
 from .orders import invocation
 from .requests import CallRequest, ModuleHandle, Outcome
 from .seats import CERTIFICATES
@@ -130,17 +130,27 @@ class Actor:
         failure = self.failure or self._actors.failure
         if failure is not None and not first:
             record.fail(_again(failure))
-        elif self._waits_for(parent):
-            record.fail(
-                errors.PoolError(
-                    "a host function cannot wait for the instance that waits for it",
-                    "return first, and call the instance afterwards",
-                )
-            )
         elif self._calls.admit(record):
             self._calls.timeouts.add(record, self._expired)
             (self._first if first else self._mailbox)[request] = record
             self._feed()
+
+    def check_may_wait(self, *, first: bool = False) -> None:
+        """From any thread: refuse a wait that could never end; ``first`` is as for ``submit``.
+
+        Raises:
+            PoolError: the instance waits for the caller.
+        """
+        if rebuilding.get() is self and not first:
+            raise errors.PoolError(
+                "on_restart cannot wait for the instance that waits for it",
+                "call the one that it is given; close(cancel=True) gives it up",
+            )
+        if self._waits_for(served(serving.get(), self._calls.mail)):
+            raise errors.PoolError(
+                "a host function cannot wait for the instance that waits for it",
+                "return first, and call the instance afterwards",
+            )
 
     def _waits_for(self, caller: CallRecord | None) -> bool:
         """Whether a call of this instance waits for ``caller``, or is it."""
@@ -239,14 +249,16 @@ class Actor:
 
     async def _rebuild(self, hook: Hook) -> None:
         self._rebuilding = True
+        token = rebuilding.set(self)
         try:
             error = await hook()
         finally:
+            rebuilding.reset(token)
             self._rebuilding = False
             for record in list(self._first.values()):
                 record.fail(errors.PoolError("on_restart was over before this call of it began"))
         if error is not None:
-            raise errors.PoolError(f"on_restart failed: {error!r}") from error
+            raise errors.PoolError(f"on_restart failed: {errors.described(error)}") from error
 
     async def keep(self) -> None:
         """Watch over it until it has ended; restart it as its policy says."""
@@ -365,7 +377,8 @@ class Actor:
     # --- ends -----------------------------------------------------------------------------------
 
     async def close(self, *, cancel: bool = False) -> None:
-        """End it: at once with ``cancel``, otherwise when its calls are done."""
+        """End it: at once with ``cancel``, otherwise when its calls are done. Waits for that, but
+        for ``on_restart``, which is cancelled by it."""
         self.failure = self.failure or errors.InstanceClosed(self.options.name)
         if cancel:
             self._closing = True
@@ -380,7 +393,8 @@ class Actor:
             self._session.stop(Verdict("stopped", "supervisor", "the instance was closed"))
         elif self.supervised:
             self.end(errors.InstanceClosed(self.options.name))
-        await self.over.wait()
+        if rebuilding.get() is not self:
+            await self.over.wait()
 
     def abandon(self, error: errors.SandboxError) -> None:
         """End all its calls with a copy of ``error``, and its worker with them."""

@@ -45,6 +45,9 @@ class Actors:
         self._numbers = itertools.count(1)
         self._actors: set[Actor] = set()
 
+    def __contains__(self, actor: Actor | None) -> bool:
+        return actor in self._actors
+
     @property
     def failure(self) -> errors.SandboxError | None:
         """What new calls are refused with; ``None`` while they are taken."""

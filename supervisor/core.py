@@ -27,7 +27,7 @@ from .cgroups import CgroupError, sweep
 from .compiler import Compilation, compile_module
 from .dispatcher import Dispatcher
 from .holder import Holder
-from .imports import served, serving
+from .imports import rebuilding, served, serving
 from .keeper import ZygoteKeeper
 from .library import Library
 from .life import Life
@@ -213,8 +213,8 @@ class Core:
 
     def is_waited_for(self) -> bool:
         """From any thread: whether the caller is a host function for which a call of this pool
-        waits."""
-        return served(serving.get(), self.mail) is not None
+        waits, or the ``on_restart`` of one of its instances."""
+        return served(serving.get(), self.mail) is not None or rebuilding.get() in self._actors
 
     def start(self, task: Callable[[], Awaitable[None]]) -> None:
         """Start a task that ends with the pool, at the latest."""

@@ -153,3 +153,32 @@ def test_a_forked_child_cannot_use_the_pool_nor_harm_it(cache: Path) -> None:
     with nothing_left(pids=pids), program(cache, text) as running:
         pids.add(running.pid)
         assert running.communicate() == (b"PoolError\n3\n", b"")
+
+
+def test_a_program_that_leaves_a_stream_half_way_says_nothing(cache: Path) -> None:
+    text = """
+        values = add.stream((number, 1) for number in range(10))
+        print(next(values))
+        """
+    pids: set[int] = set()
+    with nothing_left(pids=pids), program(cache, text) as running:
+        pids.add(running.pid)
+        assert running.communicate() == (b"1\n", b"")
+
+
+def test_a_forked_child_leaves_the_blocks_of_its_parent_as_it_likes(cache: Path) -> None:
+    text = """
+        import os, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # of fork beside threads
+        with pool, pool.instance(pool.load(guests.add().encode())) as instance:
+            values = add.stream((number, 1) for number in range(10))
+            next(values)
+            if os.fork() == 0:
+                values.close()
+                sys.exit(5)
+            print(os.waitstatus_to_exitcode(os.wait()[1]), instance.call("add", 1, 2), sum(values))
+        """
+    pids: set[int] = set()
+    with nothing_left(pids=pids), program(cache, text) as running:
+        pids.add(running.pid)
+        assert running.communicate() == (b"5 3 54\n", b"")

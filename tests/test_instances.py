@@ -608,6 +608,10 @@ def test_calls_that_do_not_fit_are_refused(pool: Pool, counter: Module, cache: P
             instance.call("increment", returns=[])  # type: ignore[arg-type]
         with pytest.raises(ConfigurationError, match="no instance"):
             instance.link(3)  # type: ignore[arg-type]
+        with pytest.raises(ConfigurationError, match="no instance"):
+            instance.unlink(3)  # type: ignore[arg-type]
+        with pytest.raises(ConfigurationError, match="callable"):
+            instance.monitor(3)  # type: ignore[arg-type]
         assert instance.call("increment") == 1
     with pytest.raises(TypeError, match=r"pool\.load"):
         pool.instance(counter["increment"])  # type: ignore[arg-type]

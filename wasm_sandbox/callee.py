@@ -16,7 +16,7 @@ from .options import OnOutput, Options
 from .protocol.capabilities import Capabilities
 from .protocol.description import ExternGlobal, ExternMemory, FunctionType, GlobalType
 from .protocol.errors import ConfigurationError, MissingExport, UnsupportedModule
-from .protocol.fields import check_kind
+from .protocol.fields import check_callable, check_kind
 from .protocol.limits import Limits, check_number
 from .protocol.messages import Freeze, ReadGlobal, ReadMemory, ToWorker
 from .protocol.policies import RestartPolicy, RestartType
@@ -72,8 +72,8 @@ class Settings:
         check_kind("instance.policy", policy, RestartPolicy)
         check_number("instance.mailbox", mailbox, 1, 1 << 31, whole=True)
         for name, function in (("on_restart", on_restart), ("on_output", on_output)):
-            if function is not None and not callable(function):
-                raise ConfigurationError(f"instance.{name}", function, "must be callable")
+            if function is not None:
+                check_callable(f"instance.{name}", function)
         self.module = module
         self.on_output = on_output
         self.given: dict[str, Any] = {
@@ -152,7 +152,13 @@ class Callee:
     def request(
         self, function: Function, args: tuple[Any, ...], *, waits: bool = False
     ) -> CallRequest:
-        """The request for a call: as ``build_request``."""
+        """The request for a call: as ``build_request``.
+
+        Raises:
+            PoolError: the caller ``waits``, and the instance waits for the caller.
+        """
+        if waits:
+            self.actor.check_may_wait(first=self.first)
         request = build_request(function, args, waits=waits)
         request.profile, request.env = self.actor.profile, ()
         if self._on_output is not None:
@@ -252,6 +258,7 @@ class Callee:
         return Snapshot(self.module.name, outcome.data or b"")
 
     async def _outcome(self, request: CallRequest, message: Callable[[int], ToWorker]) -> Outcome:
+        self.actor.check_may_wait(first=self.first)
         outcome = await outcome_of(_Reader(self, message), request)
         if outcome.error is not None:
             raise outcome.error

@@ -15,6 +15,7 @@ from .future import CallFuture, Desk
 from .mapping import stream_calls
 from .module import Module
 from .protocol.errors import ConfigurationError, PoolClosed, SandboxError
+from .protocol.fields import check_callable
 from .protocol.receipts import DeathCertificate, Receipt
 from .protocol.usage import InstanceUsage
 from .snapshot import Snapshot
@@ -126,7 +127,7 @@ class Instance:
         self._callee.function(name, returns, timeout)
 
         def submit(*args: Any) -> CallFuture:
-            return self.submit(name, *args, returns=returns, timeout=timeout)
+            return self._submit(name, args, returns, timeout, waits=True)
 
         return stream_calls(submit, chunks)
 
@@ -207,11 +208,16 @@ class Instance:
 
         It runs in the pool's thread, before the instance is restarted; it must be quick, and cannot
         wait for the pool.
+
+        Raises:
+            ConfigurationError: it cannot be called.
+            InstanceClosed: the instance is over.
         """
 
         async def ask(_: Core) -> Callable[[], None]:
             return self._actor.monitor(callback)
 
+        check_callable("monitor.callback", callback)
         cancel = self._thread.run(ask)
         return lambda: self._thread.post(cancel)
 
@@ -227,17 +233,25 @@ class Instance:
         async def ask(_: Core) -> None:
             self._actor.link(other._actor)
 
-        if not of_kind(other, Instance) or other._thread is not self._thread:
-            raise ConfigurationError("link", other, "is no instance of this pool")
+        self._check_beside("link", other)
         self._thread.run(ask)
 
     def unlink(self, other: Instance) -> None:
-        """Undo ``link``."""
+        """Undo ``link``.
+
+        Raises:
+            ConfigurationError: no instance of this pool.
+        """
 
         async def ask(_: Core) -> None:
             self._actor.unlink(other._actor)
 
+        self._check_beside("unlink", other)
         self._thread.run(ask)
+
+    def _check_beside(self, field: str, other: Instance) -> None:
+        if not of_kind(other, Instance) or other._thread is not self._thread:
+            raise ConfigurationError(field, other, "is no instance of this pool")
 
     def close(self, *, cancel: bool = False) -> None:
         """End it, and wait until nothing is left of it; may be called again.
@@ -245,7 +259,15 @@ class Instance:
         Args:
             cancel: stop the calls that are not over, instead of finishing them. An interruption
                 does so, too.
+
+        Raises:
+            PoolError: it waits for the caller, a host function or ``on_restart``: those can only
+                ``cancel`` it.
         """
+        if self._thread.is_over:
+            return
+        if not cancel:
+            self._actor.check_may_wait()
         self._thread.leave(self._desk)
         try:
             self._end(cancel)

@@ -25,6 +25,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext, suppress
+from contextvars import Context, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -37,13 +38,12 @@ from .future import CallFuture, Desk
 from .protocol.errors import DeadlineExceeded, PoolClosed, PoolError, QueueFull, SandboxError
 from .protocol.receipts import Receipt
 from .runners import AsyncioRunner
-from .supervisor.imports import serving
+from .supervisor.imports import act_for
 from .supervisor.requests import CallRequest, Outcome
 from .supervisor.shortages import breakdown, pool_error
 
 if TYPE_CHECKING:
     from .supervisor.actor import Actor
-    from .supervisor.calls import CallRecord
     from .supervisor.core import Core
     from .supervisor.holder import Holder
 
@@ -252,7 +252,7 @@ class CoreThread:
         with self._gate:
             if self._closed:
                 raise self._closed_error()
-            self.post(partial(self._spawn, function, future, scope, serving.get()))
+            self.post(partial(self._spawn, function, future, scope, copy_context()))
         try:
             return future.result()
         finally:
@@ -274,7 +274,7 @@ class CoreThread:
         with self._gate:
             if self._closed:
                 raise self._closed_error()
-            self.post(partial(self._spawn, function, future, scope, serving.get()))
+            self.post(partial(self._spawn, function, future, scope, copy_context()))
         try:
             await over.wait()
         except trio.Cancelled:
@@ -298,7 +298,7 @@ class CoreThread:
             async def close(_: Core) -> None:
                 await actor.close(cancel=True)
 
-            self.post(partial(self._spawn, close, Future(), trio.CancelScope(), None))
+            self.post(partial(self._spawn, close, Future(), trio.CancelScope(), Context()))
 
     def close(self, *, cancel: bool) -> None:
         """Take no more calls; finish those that were taken, or cancel them. Does not wait."""
@@ -314,8 +314,8 @@ class CoreThread:
         if os.getpid() != self._process or self.is_current:
             return
         core = self._core
-        if core is not None and serving.get() is not None and core.is_waited_for():
-            return  # the pool's end waits for the host function that the caller is in
+        if core is not None and core.is_waited_for():
+            return  # the pool's end waits for the caller, a host function or an on_restart
         try:
             self._ended.wait()
         except BaseException:
@@ -325,6 +325,11 @@ class CoreThread:
         finally:
             if self._ended.is_set():
                 self._thread.join()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left of the pool in this process: it has ended, or never was here."""
+        return self._ended.is_set() or os.getpid() != self._process
 
     def check_process(self) -> None:
         """Refuse to work in a forked child: the thread stayed behind.
@@ -540,7 +545,7 @@ class CoreThread:
         function: Callable[[Core], Awaitable[Result]],
         future: Future[Result],
         scope: trio.CancelScope,
-        served: CallRecord | None,
+        context: Context,
     ) -> None:
         core = self._core
         if core is None or self._nursery is None:
@@ -549,7 +554,7 @@ class CoreThread:
 
         async def job() -> None:
             self._jobs.add(scope)
-            serving.set(served)
+            act_for(context)
             try:
                 with scope:
                     future.set_result(await function(core))

@@ -15,6 +15,7 @@ from .configuration import WhenFull
 from .mapping import arguments
 from .module import Module
 from .protocol.errors import ConfigurationError
+from .protocol.fields import check_callable
 from .protocol.receipts import DeathCertificate, Receipt
 from .protocol.usage import InstanceUsage
 from .snapshot import Snapshot
@@ -136,22 +137,29 @@ class TrioInstance:
 
     def monitor(self, callback: Callable[[DeathCertificate], object]) -> Callable[[], None]:
         """Have ``callback`` called with the death certificate of each of its workers, until the
-        function that this returns is called. It must be quick."""
+        function that this returns is called. It must be quick. Raises as ``Instance.monitor``."""
+        check_callable("monitor.callback", callback)
         return self._actor.monitor(callback)
 
     def link(self, other: TrioInstance) -> None:
         """Tie the two: as ``Instance.link``."""
-        if not of_kind(other, TrioInstance) or other.module.owner is not self.module.owner:
-            raise ConfigurationError("link", other, "is no instance of this pool")
+        self._check_beside("link", other)
         self._actor.link(other._actor)
 
     def unlink(self, other: TrioInstance) -> None:
-        """Undo ``link``."""
+        """Undo ``link``: as ``Instance.unlink``."""
+        self._check_beside("unlink", other)
         self._actor.unlink(other._actor)
 
+    def _check_beside(self, field: str, other: TrioInstance) -> None:
+        if not of_kind(other, TrioInstance) or other.module.owner is not self.module.owner:
+            raise ConfigurationError(field, other, "is no instance of this pool")
+
     async def close(self, *, cancel: bool = False) -> None:
-        """End it, and wait until nothing is left of it; may be called again. Cancelled, it cancels
-        the calls that it waits for."""
+        """End it, and wait until nothing is left of it: as ``Instance.close``. Cancelled, it
+        cancels the calls that it waits for."""
+        if not cancel:
+            self._actor.check_may_wait()
         try:
             await self._actor.close(cancel=cancel)
         except trio.Cancelled:
