@@ -442,6 +442,25 @@ def test_a_plugin_that_keeps_changing_is_refused_and_the_old_one_goes_on(
     assert plugins["clock"].call("which") == 1
 
 
+def test_a_plugin_that_changes_whenever_it_was_read_is_refused(
+    pool: Pool, place: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(place, 1)
+    plugins = Plugins(pool, place, imports=gate.imports)
+
+    def read_module(directory: str, name: str, *rest: Any) -> bytes:
+        data = folder.read_module(directory, name, *rest)
+        (place / name / "plugin.toml").touch()
+        return data
+
+    monkeypatch.setattr(releases, "read_module", read_module)
+    monkeypatch.setattr(releases, "PATIENCE", 0.5)
+    put(place, 2)
+    (event,) = plugins.refresh()
+    assert "kept changing" in event.reason
+    assert plugins["clock"].call("which") == 1
+
+
 def test_a_directory_that_cannot_be_read_changes_nothing(
     pool: Pool, place: Path, gate: Gate
 ) -> None:
@@ -473,11 +492,19 @@ def test_a_callback_of_the_pool_cannot_refresh(pool: Pool, place: Path, gate: Ga
     assert len(caught) == 1
 
 
+@pytest.mark.parametrize("error", [ZeroDivisionError, SystemExit])
 def test_a_callback_that_raises_changes_nothing(
-    pool: Pool, place: Path, gate: Gate, caplog: pytest.LogCaptureFixture
+    pool: Pool,
+    place: Path,
+    gate: Gate,
+    caplog: pytest.LogCaptureFixture,
+    error: type[BaseException],
 ) -> None:
+    def on_event(_: PluginEvent) -> None:
+        raise error
+
     put(place, 1)
-    plugins = Plugins(pool, place, imports=gate.imports, on_event=lambda _: 1 / 0)
+    plugins = Plugins(pool, place, imports=gate.imports, on_event=on_event)
     assert plugins["clock"].call("which") == 1
     assert "on_event failed" in caplog.text
 

@@ -83,7 +83,9 @@ class Releases:
                 continue
             try:
                 self._rules.on_event(event)
-            except Exception:  # the user's; the versions have changed already
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # the user's; the versions have changed already
                 _log.exception("on_event failed")
 
     def roll_back(self, name: str) -> PluginEvent:
@@ -184,9 +186,7 @@ class Releases:
             if look.signature == before.signature:
                 break
             if time.monotonic() > end:
-                raise ConfigurationError(
-                    "plugin", folder, f"kept changing for {PATIENCE} seconds", "refresh() later"
-                )
+                raise _kept_changing(folder)
         return look
 
     async def _look(self, folder: str) -> Look:
@@ -220,7 +220,10 @@ class Releases:
         if serving is not None and slot.signature == look.signature:
             return
         data = await self._read(folder, manifest)
+        end = time.monotonic() + PATIENCE
         while (again := await self._settled(folder)).signature != look.signature:
+            if time.monotonic() > end:
+                raise _kept_changing(folder)
             look, manifest = again, _same_plugin(again, manifest)
             data = await self._read(folder, manifest)
         sha256 = hashlib.sha256(data)
@@ -313,6 +316,12 @@ class Releases:
         raise BadResult(
             f"the health check {function.name} returned {value!r:.100}, not {wanted!r:.100}"
         )
+
+
+def _kept_changing(folder: str) -> ConfigurationError:
+    return ConfigurationError(
+        "plugin", folder, f"kept changing for {PATIENCE:g} seconds", "refresh() later"
+    )
 
 
 def _same_plugin(look: Look, manifest: Manifest) -> Manifest:
