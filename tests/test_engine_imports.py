@@ -21,7 +21,7 @@ def stage(request: pytest.FixtureRequest) -> Bench:
 @pytest.mark.parametrize(
     ("imports", "names", "hint"),
     [
-        ('(import "env" "go" (func))', "env.go", "wasi_snapshot_preview1"),
+        ('(import "env" "go" (func))', "env.go", "load(imports=)"),
         ('(import "wasi_unstable" "fd_write" (func))', "wasi_unstable", "wasm32-wasip1"),
         ('(import "wasi_snapshot_preview1" "fd_wrte" (func))', "fd_wrte", "did you mean fd_write"),
         ('(import "wasi:io/streams" "x" (func))', "wasi:io", "WASI 0.2"),

@@ -318,6 +318,16 @@ def test_a_reader_may_wait_no_longer_than_it_says(pool: Pool, cat: Module) -> No
         assert process.stdout.read() == bytes(PIECE)
 
 
+@pytest.mark.parametrize("size", [0, -1, 1.5])
+def test_a_reader_asks_for_something(pool: Pool, cat: Module, size: int) -> None:
+    with pool.start(cat) as process:
+        with pytest.raises(ConfigurationError, match=r"read\.size"):
+            process.stdout.read(size)
+        assert process.stdin is not None
+        process.stdin.write(b"more")
+        assert process.stdout.read(1 << 62) == b"more"
+
+
 def test_a_worker_that_is_killed_ends_the_streams_with_its_certificate(
     pool: Pool, cat: Module
 ) -> None:

@@ -15,6 +15,7 @@ import trio.testing
 from leftovers import nothing_left
 
 from wasm_sandbox import (
+    ConfigurationError,
     DeadlineExceeded,
     GuestExit,
     Limits,
@@ -139,6 +140,8 @@ def test_who_waits_at_a_stream_learns_of_its_end() -> None:
             with pytest.raises(DeadlineExceeded):
                 await process.wait()
         async with pool.start(cat) as process, trio.open_nursery() as nursery:
+            with pytest.raises(ConfigurationError, match="max_bytes"):
+                await process.stdout.receive_some(0)
 
             async def receive() -> None:
                 with pytest.raises(trio.ClosedResourceError):

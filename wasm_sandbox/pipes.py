@@ -90,7 +90,7 @@ class End:
             self._check_open()
             over = self._flow.over()  # before looking: what comes with the end is read
             try:
-                data = os.read(self._descriptor, size)
+                data = os.read(self._descriptor, min(size, PIECE))  # it allocates that
             except BlockingIOError:
                 return b"" if over else None
         self._flow.read(len(data))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import sys
 import threading
 import time
 import weakref
@@ -22,6 +23,7 @@ from .future import CallFuture
 from .options import OnOutput, Stdin
 from .pipes import PIECE, End, Flow, Pipes
 from .protocol.errors import OutputLimitExceeded
+from .protocol.limits import check_number
 from .streaming import stream
 from .supervisor.ends import GuestEnds
 from .supervisor.shortages import pool_error
@@ -95,9 +97,11 @@ class GuestOutput:
 
         Raises:
             TimeoutError: there were none for ``timeout`` seconds.
+            ConfigurationError: a size of less than 1.
             ValueError: it is closed.
             SandboxError: the guest did not end by itself.
         """
+        check_number("read.size", size, 1, sys.maxsize, whole=True)
         return next(self._call.pieces({1: self._end}, size, timeout), (1, b""))[1]
 
     def close(self) -> None:

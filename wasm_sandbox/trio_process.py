@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 
@@ -13,6 +14,7 @@ from .chunks import Chunks, as_bytes
 from .options import OnOutput
 from .pipes import PIECE, End, Pipes
 from .protocol.errors import OutputLimitExceeded
+from .protocol.limits import check_number
 from .trio_chunks import async_pieces
 
 
@@ -60,11 +62,14 @@ class TrioGuestOutput(trio.abc.ReceiveStream):
         Raises:
             ClosedResourceError: it is closed.
             BusyResourceError: another task is receiving.
+            ConfigurationError: ``max_bytes`` is less than 1.
             SandboxError: the guest did not end by itself.
         """
+        size = PIECE if max_bytes is None else max_bytes
+        check_number("receive_some.max_bytes", size, 1, sys.maxsize, whole=True)
         await trio.lowlevel.checkpoint()
         try:
-            while (data := self._end.take(max_bytes or PIECE)) is None:
+            while (data := self._end.take(size)) is None:
                 await self._end.wait()
         except ValueError:
             raise trio.ClosedResourceError("this stream is closed") from None

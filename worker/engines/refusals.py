@@ -157,7 +157,7 @@ def _missing_imports(missing: Sequence[Import], offered: Offered) -> EngineRefus
     names = {WASI_MODULE: set(FUNCTIONS)}
     for module, name in offered:
         names.setdefault(module, set()).add(name)
-    hint = f"only the functions of {' and '.join(names)} can be imported"
+    hint = f"give it by load(imports=); without, there is only what is in {' and '.join(names)}"
     if first.module in names:
         close = get_close_matches(first.name[:60], sorted(names[first.module]), n=2)
         hint = f"did you mean {_list(close)}?" if close else f"{first.module} has no such function"
