@@ -196,6 +196,8 @@ def test_functions_have_the_names_that_they_are_given(pool: Pool) -> None:
     channel = Channel()
     assert set(channel.imports()) == {"channel_send", "channel_recv", "channel_close"}
     assert set(channel.imports(send="s")) == {"s"}
+    with pytest.raises(ConfigurationError, match="two functions"):
+        channel.imports(send="s", close="s")
     with pytest.raises(MissingImport):
         pool.load(RELAY, imports={"from": channel.imports(receive="recv")})
 

@@ -129,6 +129,9 @@ class Channel:
             send: the name of the function to send by.
             receive: of that to receive by.
             close: of that to close it by.
+
+        Raises:
+            ConfigurationError: two of them have the same name.
         """
 
         async def channel_send(message: bytes) -> int:
@@ -150,11 +153,13 @@ class Channel:
         if send is receive is close is None:
             send, receive, close = "channel_send", "channel_recv", "channel_close"
         named = ((send, channel_send), (receive, channel_recv), (close, channel_close))
-        return {
-            name: HostFunction(function, timeout=LONGEST_TIMEOUT, rate=MOST_CALLS)
-            for name, function in named
-            if name is not None
-        }
+        functions: dict[str, HostFunction] = {}
+        for name, function in named:
+            if name in functions:
+                raise ConfigurationError("channel.imports", name, "is the name of two functions")
+            if name is not None:
+                functions[name] = HostFunction(function, timeout=LONGEST_TIMEOUT, rate=MOST_CALLS)
+        return functions
 
     # --- inside ---------------------------------------------------------------------------------
 
