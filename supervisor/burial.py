@@ -56,7 +56,8 @@ def settle_calls(
             continue
         record.attempts -= 1  # it was sent and not begun
         record.losses += number == head
-        if record.losses > MAX_LOSSES:  # so often is no chance: those workers lied
+        # So often is no chance: those workers lied. What may be begun again may bear more of it.
+        if record.losses > MAX_LOSSES + record.request.retries:
             record.fail(certificates.to_error(certificate))
             continue
         if record.stop is not None:

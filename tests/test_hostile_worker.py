@@ -247,13 +247,16 @@ def test_what_a_dead_worker_had_finished_of_a_batch_stands(plan: Any) -> None:
     run(main)
 
 
-def test_a_call_that_every_worker_denies_and_dies_of_has_an_outcome(plan: Any) -> None:
+@pytest.mark.parametrize("retries", [0, 10])
+def test_a_call_that_every_worker_denies_and_dies_of_has_an_outcome(
+    plan: Any, retries: int
+) -> None:
     async def main() -> None:
         made = plan("begun_nothing")
         async with one_worker() as (driver, module):
-            outcome = await call(driver, module)
+            outcome = await call(driver, module, retries=retries)
             assert isinstance(outcome.error, WorkerLost)
-            assert made[0].forks < 20
+            assert retries < made[0].forks < retries + 20
 
     run(main)
 
