@@ -16,7 +16,7 @@ from unittest import mock
 import msgspec
 import trio
 
-from ..protocol import arena, messages
+from ..protocol import arena, messages, wit
 from ..protocol.capabilities import Capabilities
 from ..protocol.description import FunctionType, ModuleDescription
 from ..protocol.errors import ProtocolError, SandboxError, Trap
@@ -25,13 +25,16 @@ from ..protocol.host_calls import IMPORT, NETWORK, Close, ImportCall, encode
 from ..protocol.limits import Limits
 from ..protocol.profile import Profile
 from ..protocol.receipts import DeathCertificate, Usage
+from ..protocol.wit import World
 from ..supervisor import worker as worker_module
 from ..supervisor.calls import CallRecord
 from ..supervisor.certificates import Verdict
 from ..supervisor.cgroups.hierarchy import NoHierarchy
 from ..supervisor.ends import STREAM_SLACK
 from ..supervisor.imports import BadArgument, HostImport
+from ..supervisor.leftovers import Leftovers
 from ..supervisor.network.access import NetworkAccess
+from ..supervisor.objects import ResourceKind, held
 from ..supervisor.rate import Rate
 from ..supervisor.requests import (
     BatchRequest,
@@ -44,6 +47,9 @@ from ..supervisor.resources import Wires
 from ..supervisor.sending import Mail
 from ..supervisor.worker import Worker
 from ..supervisor.zygote import Child, Zygote, ZygoteLost
+from ..wit_converters import WitTypes
+from ..wit_host import HostWitCodec, object_handle
+from ..wit_types import WitFunction
 
 What = Literal["call", "command", "buffer", "large", "batch", "load", "recall", "interrupt", "stop"]
 """Orders: calls of several kinds, the last of them of a new module; and what is done to calls."""
@@ -65,6 +71,11 @@ _BUFFERS: dict[str, tuple[tuple[int, bytes], ...]] = {
 _LIMITS = Limits(output=100)
 _PROFILE = Profile.of(_LIMITS, Capabilities())
 _KIND = messages.LentFunction("env", "f", FunctionType(("i32", "i32"), ("i64",)), (0,), "packed")
+_THING = ResourceKind("thing")
+_WORLD = World((wit.Own(0), wit.Option(0)), ("", ""), ("thing",))
+_OPTION = WitTypes(_WORLD, lambda handle, _: object_handle(_THING, None, handle)).get(1)
+_CODEC = HostWitCodec("docs:a/b", "f", (_OPTION,), _OPTION, WitFunction(()))
+"""Of the one function that components import: it gives a thing for nothing, and takes it back."""
 
 
 class _NoZygote:
@@ -80,6 +91,7 @@ class Harness:
     def __init__(self, nursery: trio.Nursery) -> None:
         self.mail = Mail()
         self.network = NetworkAccess(lambda _: None)
+        self.leftovers = Leftovers(lambda _: None)
         self.records: list[CallRecord] = []
         self.outcomes: dict[CallRecord, list[Outcome]] = {}
         self.back: list[CallRecord] = []
@@ -92,7 +104,12 @@ class Harness:
         """What the worker was lent with each module."""
         self._lent_to: dict[int, tuple[messages.LentFunction, ...]] = {}
         """What each call's module imports."""
-        self._function = HostImport(shape=_KIND, timeout=1.0, rate=Rate(1e6), call=self._serve)
+        self._functions = [
+            (),
+            (HostImport(shape=_KIND, timeout=1.0, rate=Rate(1e6), call=self._serve),),
+            (HostImport(shape=_CODEC.shape, timeout=1.0, rate=Rate(1e6), call=self._serve_thing),),
+        ]
+        """What modules import: every third the same."""
         self._artifact = os.memfd_create("fuzz", os.MFD_CLOEXEC)
         self._told = FrameReader()
         self._pulled: dict[int, int] = {}
@@ -167,7 +184,7 @@ class Harness:
                 b"",
                 ModuleDescription(),
                 _LIMITS,
-                (self._function,) if self._modules % 2 else (),
+                self._functions[self._modules % 3],
             ),
             profile=_PROFILE,
             limits=_LIMITS,
@@ -194,6 +211,12 @@ class Harness:
         if len(data) % 5 == 4:
             raise KeyError(data)
         return b"", data * 2
+
+    async def _serve_thing(self, slots: bytes, data: bytes) -> tuple[bytes, bytes]:
+        """A thing is what its instance has: it must come back from there and nowhere else."""
+        (thing,) = _CODEC.unpack(slots, data)
+        assert thing is None or thing is held.get()
+        return _CODEC.pack(held.get() if thing is None else None)
 
     def _batch(self) -> BatchRequest:
         return BatchRequest(RECORDS, "fresh" if len(self.records) % 2 else "shared", _BATCHED)
@@ -237,9 +260,16 @@ class Harness:
                 arguments = encode(Close(size))
                 return messages.HostCall(head.number, NETWORK, arguments, length=size, room=HALF)
             case "import" if self._lent_to.get(head.number):
+                lent = self._lent_to[head.number][0]
+                data = bytes(size)
                 slots = b"".join(each.to_bytes(messages.SLOT, "little") for each in (8, size))
-                asked = encode(ImportCall(self._lent_to[head.number][0].number, slots))
-                return messages.HostCall(head.number, IMPORT, asked, bytes(size), room=HALF)
+                if lent.component:
+                    slots, data = (
+                        b"",
+                        msgspec.msgpack.encode([[1, size] if size % 2 else [0, None]]),
+                    )
+                asked = encode(ImportCall(lent.number, slots))
+                return messages.HostCall(head.number, IMPORT, asked, data, room=HALF)
             case "answer":
                 return _answer(head, size)
             case "fail":

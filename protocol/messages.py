@@ -85,6 +85,10 @@ class LentFunction(msgspec.Struct, frozen=True, array_like=True):
     """Whether the result is bytes, and how their place is told: ``(ptr << 32) | len``, or both."""
     number: int = 0
     """What ``ImportCall`` names it by: unique in its worker; 0 where it runs in the worker."""
+    component: bool = False
+    """Whether a component imports it: its arguments and its result are wire values
+    (``worker/components/abi.py``), each side one buffer of MessagePack. ``module`` is the interface
+    then, and ``type`` only of one that runs in the worker, with the names of WIT's numbers."""
 
     @property
     def pointer(self) -> str:

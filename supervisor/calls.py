@@ -18,8 +18,10 @@ from .results import ResultBuffer
 
 if TYPE_CHECKING:
     from .holder import Holder
+    from .leftovers import Leftovers
     from .library import Artifact
     from .network.access import CallNetwork
+    from .objects import Objects
 
 PIECE = 1 << 12
 """Bytes up to which pieces of output are joined as they come: a million of a few bytes each would
@@ -65,6 +67,11 @@ class CallRecord:
     """Calls of this pool that this one's host function waits for."""
     network: CallNetwork | None = None
     """What the call has open on the network, from its first request on."""
+    objects: Objects | None = None
+    """What the call's instance has handles to, from the first function of the caller's on that it
+    called."""
+    leftovers: Leftovers | None = None
+    """Who drops what of them it leaves."""
     message: Callable[[int], ToWorker] | None = None
     """Makes the message of a call that is not an ordinary one (a stateful worker's)."""
 
@@ -200,9 +207,12 @@ class CallRecord:
         self.done(outcome)
 
     def disconnect(self) -> None:
-        """Close what the call has open on the network."""
+        """Close what the call has open on the network, and drop what its instance has left."""
         if self.network is not None:
             self.network.close()
+        if self.objects is not None and self.leftovers is not None:
+            self.leftovers.take(self.objects)
+            self.objects = None
 
     def receipt(self, usage: Usage | None, now: float) -> Receipt:
         """What the call cost; a worker's figures are bounded by what the supervisor saw itself."""

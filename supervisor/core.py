@@ -189,6 +189,7 @@ class Core:
             self._keeper.zygote.kill()  # it is frozen, or worse; its workers go with it
             with trio.move_on_after(GOODBYE_SECONDS):
                 await self._workers_gone()
+        await self._calls.leftovers.wait()
 
     async def _workers_gone(self) -> None:
         await self._seats.wait_empty()

@@ -22,6 +22,7 @@ from .calls import CallRecord
 from .certificates import Verdict
 from .holder import Holder
 from .imports import served
+from .leftovers import Leftovers
 from .library import Artifact, Library
 from .life import Life
 from .network.access import NetworkAccess
@@ -63,6 +64,7 @@ class Dispatcher:
         """Held while several calls are submitted together, so that they travel together."""
         self.report = Reporter(life)
         self.network = NetworkAccess(life.emit)
+        self.leftovers = Leftovers(life.start)
         self.timeouts = Timeouts()
         self._records: dict[CallRequest, CallRecord] = {}
         self._idle = trio.Event()

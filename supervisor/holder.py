@@ -59,7 +59,13 @@ class Holder(ABC):
         self.average = 1.0
         """Seconds that calls take here, smoothed: decides how many may wait in the pipe."""
         self.host_calls = HostCalls(
-            self.conversation, self.sender, wires.view, office.network, self._lent_to
+            self.conversation,
+            self.sender,
+            wires.view,
+            office.network,
+            self._lent_to,
+            office.leftovers,
+            stateful=profile.stateful,
         )
         self._modules: OrderedDict[object, int] = OrderedDict()
         self._next_module = 1

@@ -30,7 +30,9 @@ from ..protocol.messages import (
     HostReturned,
 )
 from .imports import BadArgument, HostImport, Raised, serving
+from .leftovers import Leftovers
 from .network.access import CallNetwork, NetworkAccess
+from .objects import Objects, held
 from .sending import Sender
 
 if TYPE_CHECKING:
@@ -61,6 +63,9 @@ class HostCalls:
         shared: memoryview,
         access: NetworkAccess,
         lent_to: Callable[[CallRecord, int], HostImport | None],
+        leftovers: Leftovers,
+        *,
+        stateful: bool,
     ) -> None:
         self.nursery: trio.Nursery
         """Where they are carried out; it ends with the worker."""
@@ -70,6 +75,9 @@ class HostCalls:
         self._shared = shared
         self._access = access
         self._lent_to = lent_to
+        self._leftovers = leftovers
+        self._lasting = Objects() if stateful else None
+        """What the worker's instances have handles to, where they outlive a call."""
         self._ended = False
         self._running: _Running | None = None
 
@@ -110,8 +118,11 @@ class HostCalls:
             function, slots = self._import(message, record, data)
             record.imported[function.name] = record.imported.get(function.name, 0) + 1
             called = function
+            objects = self._objects(record) if called.shape.component else None
 
             async def work() -> Answer:
+                if objects is not None:
+                    held.set(objects)
                 return await _call(called, slots, data, message.room)
 
         else:
@@ -127,6 +138,15 @@ class HostCalls:
     def end(self) -> None:
         """The worker is dead: begin nothing more for it."""
         self._ended = True
+        if self._lasting is not None:
+            self._leftovers.take(self._lasting)
+
+    def _objects(self, record: CallRecord) -> Objects:
+        if self._lasting is not None:
+            return self._lasting
+        if record.objects is None:
+            record.objects, record.leftovers = Objects(), self._leftovers
+        return record.objects
 
     def interrupt(self, record: CallRecord) -> None:
         """The call is being stopped: it waits no longer."""
@@ -155,6 +175,10 @@ class HostCalls:
         if function is None:
             raise ProtocolError(f"the call's module imports no function {asked.number}")
         shape, slots = function.shape, asked.slots
+        if shape.component:
+            if slots:
+                raise ProtocolError(f"{len(slots)} bytes of slots for {function.name}")
+            return function, slots
         if len(slots) != SLOT * len(shape.type.params):
             raise ProtocolError(f"{len(slots)} bytes of arguments do not fit {function.name}")
         if sum(size for _, size in shape.places(slots)) != len(data):

@@ -38,14 +38,18 @@ class HostImport:
     rate: Rate
     call: Callable[[bytes, bytes], Awaitable[tuple[bytes, bytes]]]
     """Gets the slots of the arguments and the bytes that they point to, one after the other; gives
-    the slots of the results, or nothing and the bytes. When it is cancelled it ends at once, and
+    the slots of the results, or nothing and the bytes. One for components gets no slots, and finds
+    what its guest has handles to in ``objects.held``. When it is cancelled it ends at once, and
     what it left running is nobody's. Raises ``BadArgument`` before the function has begun;
     everything else is the function's own."""
 
     @property
     def name(self) -> str:
         """Module and name, as users know it."""
-        return f"{self.shape.module}.{self.shape.name}"
+        shape = self.shape
+        if shape.component:
+            return f"{shape.module}#{shape.name}" if shape.module else shape.name
+        return f"{shape.module}.{shape.name}"
 
 
 serving: ContextVar[CallRecord | None] = ContextVar("serving", default=None)

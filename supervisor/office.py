@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from ..protocol.description import ModuleDescription
 from ..protocol.receipts import DeathCertificate
 from .calls import CallRecord
+from .leftovers import Leftovers
 from .network.access import NetworkAccess
 from .sending import Mail
 
@@ -19,6 +20,7 @@ class Office(Protocol):
 
     mail: Mail
     network: NetworkAccess
+    leftovers: Leftovers
 
     def next_call(self) -> int:
         """A call number larger than all before."""

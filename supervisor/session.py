@@ -54,6 +54,7 @@ class Session:
         self._calls = calls
         self.mail = calls.mail
         self.network = calls.network
+        self.leftovers = calls.leftovers
         self._limits = limits
         self.profile = profile
         self._owner = owner

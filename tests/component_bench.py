@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import msgspec
 from engine_support import LIMITS, Bench
 
+from wasm_sandbox import HostFunction, Limits
+from wasm_sandbox.imports import read_imports
+from wasm_sandbox.linking import link
 from wasm_sandbox.protocol.wit import World
-from wasm_sandbox.wit_values import WitCodec
-from wasm_sandbox.worker.engines.interface import BufferArgument, CallLimits, LoadedModule, Wasi
+from wasm_sandbox.runners import AsyncioRunner
+from wasm_sandbox.supervisor.imports import HostImport
+from wasm_sandbox.supervisor.objects import Objects, held
+from wasm_sandbox.supervisor.requests import ModuleHandle
+from wasm_sandbox.wit_codec import WitCodec
+from wasm_sandbox.worker.engines.interface import (
+    BufferArgument,
+    CallLimits,
+    ComponentFunction,
+    LoadedModule,
+    Wasi,
+)
 
 
 class Guest:
     """A loaded component; each call has an instance of its own."""
 
-    def __init__(self, stage: Bench, source: str | bytes) -> None:
-        self.module: LoadedModule = stage.load(source)
+    def __init__(self, stage: Bench, source: str | bytes, *functions: ComponentFunction) -> None:
+        self.module: LoadedModule = stage.load(source, component_functions=functions)
         assert self.module.description.component is not None
         self.world: World = self.module.description.component.world
         self.codecs = {
@@ -45,3 +60,25 @@ class Guest:
         )
         (result,) = results
         return codec.unpack(b"", result)
+
+
+def importing(
+    stage: Bench, source: str, interface: str, name: str, function: Callable[..., Any]
+) -> Guest:
+    """A component with a function of the program's, between which nothing lies but their codecs."""
+    bound: list[HostImport] = []
+
+    def call(*values: Any) -> Any:
+        held.set(Objects())
+        work = bound[0].call(b"", msgspec.msgpack.encode(values)).__await__()
+        try:
+            next(work)
+        except StopIteration as returned:
+            return msgspec.msgpack.decode(returned.value[1])
+        raise AssertionError("a direct function waits for nothing")
+
+    guest = Guest(stage, source, ComponentFunction(interface=interface, name=name, call=call))
+    handle = ModuleHandle(bytes(32), source.encode(), guest.module.description, Limits())
+    given = read_imports({interface: {name: HostFunction(function, direct=True)}})
+    bound += link(given, handle, AsyncioRunner(1)).imports
+    return guest

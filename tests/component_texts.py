@@ -124,16 +124,16 @@ def flat(kind: Kind | None) -> int:
             return 1
 
 
-def _load(kind: Kind) -> str:
+def load_instruction(kind: Kind) -> str:
     """The instruction that loads what is one core value."""
     if isinstance(kind, str):
         return _LOADS[kind]
     form, *parts = kind
     match form:
         case "record":
-            return _load(parts[0][1])
+            return load_instruction(parts[0][1])
         case "tuple":
-            return _load(parts[0])
+            return load_instruction(parts[0])
         case "flags":
             return (
                 "i32.load8_u"
@@ -157,7 +157,7 @@ def echo(kind: Kind, encoding: str = "utf8") -> str:
     if flat(kind) > 1:
         result, body = "i32", "(local.get 0)"
     else:
-        load = _load(kind)
+        load = load_instruction(kind)
         result, body = load[:3], f"({load} (local.get 0))"
     return f"""
 (component

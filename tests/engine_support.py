@@ -17,6 +17,7 @@ from wasm_sandbox.worker.engines.gate import gate
 from wasm_sandbox.worker.engines.interface import (
     CallLimits,
     CompileSettings,
+    ComponentFunction,
     Engine,
     EngineRefusal,
     GuestTrap,
@@ -54,14 +55,20 @@ class Bench:
     settings: RunSettings
 
     def load(
-        self, source: str | bytes, *functions: HostFunction, prepare: bool = True
+        self,
+        source: str | bytes,
+        *functions: HostFunction,
+        component_functions: tuple[ComponentFunction, ...] = (),
+        prepare: bool = True,
     ) -> LoadedModule:
         """Compile and load, with host functions of the module's own."""
         data = source.encode() if isinstance(source, str) else source
         compiled = package.compile_module(
             data, CompileSettings(fuel=self.settings.fuel), parallel=False
         )
-        module = load_artifact(self.engine, compiled.artifact, compiled.description, functions)
+        module = load_artifact(
+            self.engine, compiled.artifact, compiled.description, functions, component_functions
+        )
         _opened.append(module)
         if prepare:
             module.prepare()
@@ -73,10 +80,13 @@ def load_artifact(
     artifact: bytes | bytearray,
     description: ModuleDescription,
     functions: tuple[HostFunction, ...] = (),
+    component_functions: tuple[ComponentFunction, ...] = (),
 ) -> LoadedModule:
     """Load from a file in memory, as workers do."""
     with ExitStack() as stack:
-        return engine.load(artifact_path(stack, artifact), description, functions)
+        return engine.load(
+            artifact_path(stack, artifact), description, functions, component_functions
+        )
 
 
 def bench(

@@ -19,6 +19,8 @@ import types
 from collections import deque
 from collections.abc import Callable
 
+import msgspec
+
 if __name__ == "__main__":
     package = types.ModuleType("wasm_sandbox")
     package.__path__ = [sys.argv[1]]
@@ -672,6 +674,80 @@ def import_of_another_module(wire: Wire) -> None:
 def _import(wire: Wire, call: Call, slots: bytes, data: bytes = b"", room: int = 0) -> HostCall:
     number = wire.lent[call.module][0].number
     return HostCall(call.call, "import", encode_call(ImportCall(number, slots)), data, 0, room)
+
+
+def returned_thing(wire: Wire) -> object:
+    """The number of a thing that the function gave, if it gave one."""
+    answer = wire.receive()
+    assert isinstance(answer, HostReturned)
+    assert answer.data is not None
+    return msgspec.msgpack.decode(answer.data)[1]
+
+
+def fail_as_told(wire: Wire, call: Call) -> None:
+    """End the call as the supervisor says, and go on."""
+    answer = wire.receive()
+    assert isinstance(answer, HostFailed)
+    wire.say(Failed(call.call, answer.failure, Usage()))
+    serve(wire)
+
+
+def _component_import(wire: Wire, call: Call, *values: object) -> HostCall:
+    return _import(wire, call, b"", msgspec.msgpack.encode(values), 1000)
+
+
+@at_call
+def component_import_with_slots(wire: Wire, call: Call) -> None:
+    wire.say(_import(wire, call, bytes(16)))
+
+
+@at_call
+def component_import_of_garbage(wire: Wire, call: Call) -> None:
+    wire.say(_import(wire, call, b"", b"\xc1"))
+    fail_as_told(wire, call)
+
+
+@at_call
+def component_import_of_many_values(wire: Wire, call: Call) -> None:
+    wire.say(_component_import(wire, call, [0, None], [0, None]))
+    fail_as_told(wire, call)
+
+
+@at_call
+def component_import_of_no_value(wire: Wire, call: Call) -> None:
+    wire.say(_component_import(wire, call, [1, "text"]))
+    fail_as_told(wire, call)
+
+
+@at_call
+def component_import_of_a_thing_of_nobodys(wire: Wire, call: Call) -> None:
+    wire.say(_component_import(wire, call, [1, 1]))
+    fail_as_told(wire, call)
+
+
+@behaviour
+def component_import_of_a_thing_of_anothers(wire: Wire) -> None:
+    """The first call's instance gets a thing, and the second's names it."""
+    wire.ready()
+    first = wire.call()
+    wire.begin(first.call)
+    wire.say(_component_import(wire, first, [0, None]))
+    number = returned_thing(wire)
+    wire.say(wire.answer(first))
+    second = wire.call()
+    wire.begin(second.call)
+    wire.say(_component_import(wire, second, [1, number]))
+    fail_as_told(wire, second)
+
+
+@at_call
+def component_import_of_a_thing_given_twice(wire: Wire, call: Call) -> None:
+    wire.say(_component_import(wire, call, [0, None]))
+    number = returned_thing(wire)
+    wire.say(_component_import(wire, call, [1, number]))
+    returned_thing(wire)
+    wire.say(_component_import(wire, call, [1, number]))
+    fail_as_told(wire, call)
 
 
 @at_call

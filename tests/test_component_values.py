@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from component_bench import Guest
+from component_bench import Guest, importing
 from component_texts import PADDING, Kind, echo
-from engine_support import bench, close_after_module, close_after_test
+from engine_support import Bench, bench, close_after_module, close_after_test
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from importing_components import ECHO, imported_echo
 
 from wasm_sandbox import Err, Ok, Some, Variant
 from wasm_sandbox.protocol.wit import INTEGERS
@@ -94,8 +95,12 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
 
 
 @pytest.fixture(scope="module")
-def load() -> Callable[[str], Guest]:
-    stage = bench()
+def stage() -> Bench:
+    return bench()
+
+
+@pytest.fixture(scope="module")
+def load(stage: Bench) -> Callable[[str], Guest]:
     return lambda source: Guest(stage, source)
 
 
@@ -109,6 +114,26 @@ def test_generated_values_of_generated_types_come_back(
     guest = load(echo(kind, encoding))
     for value in data.draw(st.lists(values(kind), min_size=1, max_size=3)):
         assert guest.call("echo", value, *PADDING) == value
+    guest.module.close()
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_generated_values_of_generated_types_reach_a_host_function_and_come_back(
+    stage: Bench, data: st.DataObject
+) -> None:
+    kind = data.draw(KINDS)
+    seen: list[Any] = []
+
+    def echo_back(value: Any, *padding: int) -> Any:
+        assert padding == PADDING
+        seen.append(value)
+        return value
+
+    guest = importing(stage, imported_echo(kind), ECHO, "echo", echo_back)
+    for value in data.draw(st.lists(values(kind), min_size=1, max_size=3)):
+        assert guest.call("echo", value, *PADDING) == value
+        assert seen.pop() == value
     guest.module.close()
 
 

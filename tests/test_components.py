@@ -578,9 +578,10 @@ def test_an_import_of_another_type_is_told_from_a_missing_one(pool: Pool) -> Non
 
 
 @pytest.mark.parametrize("keyword", ["imports", "worker_imports"])
-def test_host_functions_are_refused_for_components(pool: Pool, keyword: str) -> None:
-    with pytest.raises(ConfigurationError, match="this is a component"):
-        pool.load(GEOMETRY, **{keyword: {"docs:geometry/log": {"write": print}}})
+def test_functions_that_a_component_does_not_import_are_refused(pool: Pool, keyword: str) -> None:
+    with pytest.raises(ConfigurationError, match="imports no such thing") as caught:
+        pool.load(GEOMETRY, **{keyword: {"docs:geometry/log": {"write": len}}})
+    assert caught.value.field == f"load.{keyword}['docs:geometry/log']['write']"
 
 
 def test_asynchronous_components_are_refused(pool: Pool) -> None:

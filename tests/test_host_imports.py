@@ -20,7 +20,8 @@ from wasm_sandbox import (
     ModuleError,
     SignatureMismatch,
 )
-from wasm_sandbox.imports import link, read_imports
+from wasm_sandbox.imports import read_imports
+from wasm_sandbox.linking import link
 from wasm_sandbox.protocol.description import (
     Export,
     ExternFunction,
@@ -141,7 +142,8 @@ def test_what_is_missing_is_named_with_what_is_close(needed: tuple[Import, ...],
         ({"evn": {"x": print}, "env": {"price": price}}, "load.imports['evn']['x']", "no such"),
         ({"env": {"price": 5}}, "load.imports['env']['price']", "callable"),
         ({"env": {5: price}}, "load.imports['env']", "must be str"),
-        ({"env": price}, "load.imports['env']", "must be Mapping"),
+        ({"env": price}, "load.imports['env']", "by itself"),
+        ({"env": 5}, "load.imports['env']", "must be Mapping"),
         ({5: {}}, "load.imports", "must be str"),
         (print, "load.imports", "must be Mapping"),
         ([("env", {})], "load.imports", "must be Mapping"),

@@ -9,7 +9,8 @@ import trio
 from cores import Driver, i32, run, serving, slots
 from host_guests import forward
 
-from wasm_sandbox.imports import link, read_imports
+from wasm_sandbox.imports import read_imports
+from wasm_sandbox.linking import link
 from wasm_sandbox.protocol.capabilities import Capabilities
 from wasm_sandbox.protocol.errors import HostFunctionError, PoolError, Trap
 from wasm_sandbox.protocol.events import CallStopped

@@ -14,6 +14,7 @@ import trio
 from cores import Driver, i64, run, serving
 from liars import FakeZygote
 
+from wasm_sandbox.protocol import wit
 from wasm_sandbox.protocol.capabilities import Capabilities
 from wasm_sandbox.protocol.description import FunctionType
 from wasm_sandbox.protocol.errors import (
@@ -32,11 +33,13 @@ from wasm_sandbox.protocol.host_calls import Errno
 from wasm_sandbox.protocol.limits import Limits
 from wasm_sandbox.protocol.messages import LentFunction
 from wasm_sandbox.protocol.network import Address, Network
+from wasm_sandbox.protocol.wit import World
 from wasm_sandbox.supervisor import keeper
 from wasm_sandbox.supervisor import queues as queues_module
 from wasm_sandbox.supervisor import worker as worker_module
 from wasm_sandbox.supervisor.certificates import Verdict
 from wasm_sandbox.supervisor.imports import HostImport
+from wasm_sandbox.supervisor.objects import ResourceKind
 from wasm_sandbox.supervisor.rate import Rate
 from wasm_sandbox.supervisor.requests import (
     BatchRequest,
@@ -44,6 +47,9 @@ from wasm_sandbox.supervisor.requests import (
     ModuleHandle,
     Outcome,
 )
+from wasm_sandbox.wit_converters import WitTypes
+from wasm_sandbox.wit_host import HostWitCodec, object_handle
+from wasm_sandbox.wit_types import WitFunction
 
 BIG: dict[str, Any] = {"export": "bytes", "buffers": ((0, bytes(100_000)),), "slots": bytes(32)}
 BUFFER: dict[str, Any] = {"export": "bytes", "slots": bytes(32), "returns_buffer": True}
@@ -410,6 +416,54 @@ def test_a_worker_calls_no_function_but_those_of_its_call_as_they_are_declared(
             assert isinstance(outcome.error, ProtocolViolation)
             assert called in ([], [b""])  # the first of two may have been begun
             assert not called or lie == "import_twice"
+            await check_service(driver, lends)
+
+    run(main)
+
+
+def lending_to_component(module: ModuleHandle, called: list[object]) -> ModuleHandle:
+    """The same, as if it imported a function that gives a thing for nothing, and takes it back."""
+    kind = ResourceKind("thing")
+    world = World((wit.Own(0), wit.Option(0)), ("", ""), ("thing",))
+    option = WitTypes(world, lambda handle, _: object_handle(kind, None, handle)).get(1)
+    codec = HostWitCodec("docs:a/b", "f", [option], option, WitFunction(()))
+
+    async def call(slots: bytes, data: bytes) -> tuple[bytes, bytes]:
+        (thing,) = codec.unpack(slots, data)
+        called.append(thing)
+        return codec.pack(object() if thing is None else None)
+
+    function = HostImport(shape=codec.shape, timeout=1.0, rate=Rate(1000), call=call)
+    return replace(module, imports=(function,))
+
+
+@pytest.mark.parametrize(
+    ("lie", "calls"),
+    [
+        ("component_import_with_slots", 0),
+        ("component_import_of_garbage", 0),
+        ("component_import_of_many_values", 0),
+        ("component_import_of_no_value", 0),
+        ("component_import_of_a_thing_of_nobodys", 0),
+        ("component_import_of_a_thing_of_anothers", 1),
+        ("component_import_of_a_thing_given_twice", 2),
+    ],
+)
+def test_a_worker_names_no_thing_but_those_of_its_guest(plan: Any, lie: str, calls: int) -> None:
+    async def main() -> None:
+        plan(lie, "honest")
+        async with one_worker() as (driver, module):
+            called: list[object] = []
+            lends = lending_to_component(module, called)
+            if lie == "component_import_of_a_thing_of_anothers":
+                await check_service(driver, lends)
+            outcome = await call(driver, lends)
+            if lie == "component_import_with_slots":
+                assert isinstance(outcome.error, ProtocolViolation)
+            else:
+                assert isinstance(outcome.error, Trap)
+                assert outcome.error.code == "bad_argument"
+            assert len(called) == calls
             await check_service(driver, lends)
 
     run(main)

@@ -89,7 +89,7 @@ if TYPE_CHECKING:
     from .trio_pool import TrioPool, open_pool
     from .trio_process import TrioGuestInput, TrioGuestOutput, TrioProcess
     from .trio_supervision import TrioSupervisor
-    from .wit_values import Err, Ok, Resource, Some, Variant
+    from .wit_values import Err, Ok, Resource, Some, Variant, WitError
 
     __version__: str
 
@@ -186,6 +186,7 @@ __all__ = [
     "ValueStream",
     "Variant",
     "WallReport",
+    "WitError",
     "WorkerLost",
     "__version__",
     "call",
@@ -235,7 +236,7 @@ _PLACES = {
     "trio_pool": ("TrioPool", "open_pool"),
     "trio_process": ("TrioGuestInput", "TrioGuestOutput", "TrioProcess"),
     "trio_supervision": ("TrioSupervisor",),
-    "wit_values": ("Err", "Ok", "Resource", "Some", "Variant"),
+    "wit_values": ("Err", "Ok", "Resource", "Some", "Variant", "WitError"),
 }
 _PLACE = {name: place for place, names in _PLACES.items() for name in names}
 _OTHERS = "protocol.errors"

@@ -26,7 +26,7 @@ from .protocol.receipts import Receipt
 from .supervisor.imports import serving
 from .supervisor.requests import CallRequest, CommandRequest, Outcome
 from .values import NO_BUFFERS, show
-from .wit_values import WitCodec
+from .wit_codec import WitCodec
 
 
 class CompletedRun(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,8 +17,8 @@ from .protocol.limits import Limits
 from .protocol.profile import Profile
 from .protocol.receipts import Receipt
 from .values import Codec, Returns
+from .wit_codec import WitCodec
 from .wit_types import WitFunction
-from .wit_values import WitCodec
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

@@ -6,7 +6,7 @@ import difflib
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from .host_types import HostCodec
 from .protocol.description import ExternFunction, FunctionType, Import, ModuleDescription
@@ -18,6 +18,7 @@ from .protocol.errors import (
 )
 from .protocol.fields import check_kind
 from .protocol.limits import check_number
+from .protocol.messages import LentFunction
 from .supervisor.imports import HostImport, Raised
 from .supervisor.rate import Rate
 from .supervisor.requests import ModuleHandle
@@ -78,8 +79,12 @@ class HostFunction:
         return inspect.iscoroutinefunction(self.function) or inspect.iscoroutinefunction(called)
 
 
-Imports = Mapping[str, Mapping[str, Callable[..., Any] | HostFunction]]
-"""What ``load(imports=)`` takes: host functions by module and name."""
+Imports = Mapping[
+    str,
+    Mapping[str, Callable[..., Any] | HostFunction] | Callable[..., Any] | HostFunction,
+]
+"""What ``load(imports=)`` takes: host functions by module, or interface, and name; of a component
+also by name alone, for what its world itself imports."""
 
 MAX_HELPERS = 1 << 18
 """Bytes of pickled functions: they travel in one frame."""
@@ -104,12 +109,29 @@ class Runner(Protocol):
         ...
 
 
+class AnyCodec(Protocol):
+    """Between an import and its function."""
+
+    name: str
+    shape: LentFunction
+
+    def unpack(self, slots: bytes, data: bytes) -> list[Any] | tuple[Any, ...]:
+        """The arguments."""
+        ...
+
+    def pack(self, value: Any) -> Answer:
+        """What the function returned."""
+        ...
+
+
 @dataclass(frozen=True)
 class Given:
     """Functions by module and name: those that run here, and those that run in the worker."""
 
     here: Mapping[Name, HostFunction]
     there: Mapping[Name, Callable[..., Any]]
+    bare: frozenset[str] = frozenset()
+    """Those that were given without a module, whose module is ``""`` here."""
 
     def __bool__(self) -> bool:
         return bool(self.here or self.there)
@@ -129,7 +151,16 @@ def read_imports(imports: Imports | None, worker_imports: Imports | None = None)
     """
     here: dict[Name, HostFunction] = {}
     there: dict[Name, Callable[..., Any]] = {}
-    for name, _, function in _entries("load.imports", imports):
+    bare = frozenset(
+        name
+        for each in (imports, worker_imports)
+        if isinstance(each, Mapping)
+        for name, functions in each.items()
+        if not isinstance(functions, Mapping)
+    )
+    for name, field, function in _entries("load.imports", imports):
+        if name in here:
+            raise ConfigurationError(field, function, "is given twice")
         here[name] = HostFunction(function) if not isinstance(function, HostFunction) else function
     for name, field, function in _entries("load.worker_imports", worker_imports):
         if isinstance(function, HostFunction):
@@ -142,8 +173,10 @@ def read_imports(imports: Imports | None, worker_imports: Imports | None = None)
             )
         if name in here:
             raise ConfigurationError(field, function, "is in imports=, too")
+        if name in there:
+            raise ConfigurationError(field, function, "is given twice")
         there[name] = function
-    return Given(here, there)
+    return Given(here, there, bare)
 
 
 def _entries(place: str, imports: Imports | None) -> Iterator[tuple[Name, str, Any]]:
@@ -152,8 +185,12 @@ def _entries(place: str, imports: Imports | None) -> Iterator[tuple[Name, str, A
     check_kind(place, imports, Mapping)
     for module, functions in imports.items():
         check_kind(place, module, str)
-        check_kind(f"{place}[{module!r}]", functions, Mapping)
-        for name, function in functions.items():
+        if not isinstance(functions, Mapping):
+            if not isinstance(functions, HostFunction) and not callable(functions):
+                check_kind(f"{place}[{module!r}]", functions, Mapping)
+            yield ("", module), f"{place}[{module!r}]", functions
+            continue
+        for name, function in cast("Mapping[str, Any]", functions).items():
             check_kind(f"{place}[{module!r}]", name, str)
             field = f"{place}[{module!r}][{name!r}]"
             if module in RESERVED:
@@ -163,8 +200,8 @@ def _entries(place: str, imports: Imports | None) -> Iterator[tuple[Name, str, A
             yield (module, name), field, function
 
 
-def link(given: Given, handle: ModuleHandle, runner: Runner) -> ModuleHandle:
-    """A module with functions bound to its imports; itself where none are given.
+def link_core(given: Given, handle: ModuleHandle, runner: Runner) -> ModuleHandle:
+    """A core module with functions bound to its imports.
 
     Raises:
         MissingImport: it imports something that is not given.
@@ -172,16 +209,13 @@ def link(given: Given, handle: ModuleHandle, runner: Runner) -> ModuleHandle:
         SignatureMismatch: a function that does not fit its import.
         MissingExport: a function takes buffers, and the module lacks what that needs.
     """
-    if not given:
-        return handle
     description, functions = handle.description, given.functions
-    if description.component is not None:
-        (module, name), (keyword, function) = next(iter(functions.items()))
+    for name in sorted(given.bare):
         raise ConfigurationError(
-            f"load.{keyword}[{module!r}][{name!r}]",
-            function,
-            "host functions are for core modules; this is a component",
-            "build a core module for wasm32-wasip1, or compose it with a component that answers",
+            f"load.imports[{name!r}]",
+            name,
+            "is a function by itself, and this is a core module",
+            'give its import module, too: {"env": {"' + name + '": …}}',
         )
     types = _types(given, description)
     codecs = {
@@ -198,10 +232,10 @@ def link(given: Given, handle: ModuleHandle, runner: Runner) -> ModuleHandle:
     return replace(
         handle,
         imports=tuple(
-            _bind(codecs[name], function, runner) for name, function in given.here.items()
+            bind(codecs[name], function, runner) for name, function in given.here.items()
         ),
         lent=there,
-        helpers=_pickled(given.there) if there else b"",
+        helpers=pickled(given.there) if there else b"",
     )
 
 
@@ -233,26 +267,32 @@ def _types(given: Given, description: ModuleDescription) -> dict[Name, FunctionT
     return types
 
 
-def _pickled(functions: Mapping[Name, Callable[..., Any]]) -> bytes:
+def pickled(functions: Mapping[Name, Callable[..., Any]]) -> bytes:
+    """Functions for the worker, as bytes.
+
+    Raises:
+        ConfigurationError: they cannot be pickled, or are too large.
+    """
     import dill
 
     try:
-        pickled: bytes = dill.dumps(dict(functions), recurse=True)
+        data: bytes = dill.dumps(dict(functions), recurse=True)
     except Exception as error:  # of whatever objects they refer to
         raise ConfigurationError(
             "load.worker_imports", list(functions), f"cannot be pickled: {error}"
         ) from error
-    if len(pickled) > MAX_HELPERS:
+    if len(data) > MAX_HELPERS:
         raise ConfigurationError(
             "load.worker_imports",
             list(functions),
-            f"take {len(pickled):,} bytes pickled, and {MAX_HELPERS:,} may be sent",
+            f"take {len(data):,} bytes pickled, and {MAX_HELPERS:,} may be sent",
             "have them import what is large",
         )
-    return pickled
+    return data
 
 
-def _bind(codec: HostCodec, function: HostFunction, runner: Runner) -> HostImport:
+def bind(codec: AnyCodec, function: HostFunction, runner: Runner) -> HostImport:
+    """An import of a module's, bound to a function."""
     wanted = function.function
     if function.is_async:
 

@@ -23,8 +23,8 @@ from .protocol.errors import MissingExport
 from .protocol.receipts import Receipt
 from .protocol.wit import Signature, World
 from .values import Codec
+from .wit_codec import WitCodec
 from .wit_types import WitFunction, WitText
-from .wit_values import WitCodec
 
 if TYPE_CHECKING:
     from .configuration import Configuration

@@ -41,7 +41,8 @@ from .configuration import (
 )
 from .function import Function
 from .future import CallFuture
-from .imports import Imports, link, read_imports
+from .imports import Imports, read_imports
+from .linking import link
 from .mapping import map_calls
 from .module import Module
 from .options import OnOutput, Stdin

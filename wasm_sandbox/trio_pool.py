@@ -39,7 +39,8 @@ from .configuration import (
     usable_processors,
 )
 from .function import Function
-from .imports import Imports, link, read_imports
+from .imports import Imports, read_imports
+from .linking import link
 from .module import Module
 from .options import OnOutput, Stdin
 from .protocol.capabilities import Capabilities

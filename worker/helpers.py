@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from ..protocol.messages import LentFunction
+from ..protocol.wit import INTEGERS, NUMBERS
 from .engines.interface import EngineRefusal, GuestMemory, GuestTrap, HostFunction
 
 Helpers = Mapping[tuple[str, str], Callable[..., object]]
@@ -63,10 +64,7 @@ def helper(helpers: Helpers, lent: LentFunction) -> HostFunction:
     Raises:
         EngineRefusal: ``missing_import``: this worker does not have it.
     """
-    name = f"{lent.module}.{lent.name}"
-    called = helpers.get((lent.module, lent.name))
-    if called is None:
-        raise EngineRefusal("missing_import", f"this worker has no function {name}")
+    name, called = _find(helpers, lent)
     results = lent.type.results
     given = struct.Struct("<" + "".join(_FORMATS[kind] for kind in lent.type.params))
     answer = struct.Struct("<" + "".join(_FORMATS[kind] for kind in results))
@@ -75,21 +73,55 @@ def helper(helpers: Helpers, lent: LentFunction) -> HostFunction:
         try:
             return answer.pack(*_values(called(*given.unpack(slots)), results))
         except BaseException as error:  # of the function, whatever it is
-            raise GuestTrap(
-                FAILED, f"the function {name} in the worker raised {type(error).__name__}: {error}"
-            ) from None
+            raise _failed(name, error) from None
 
     return HostFunction(module=lent.module, name=lent.name, type=lent.type, call=call)
 
 
-def _values(value: Any, results: tuple[str, ...]) -> list[Any]:
+def component_helper(helpers: Helpers, lent: LentFunction) -> Callable[..., Any]:
+    """One of them, for a component that imports it: of wire values, which are numbers.
+
+    Raises:
+        EngineRefusal: ``missing_import``: this worker does not have it.
+    """
+    name, called = _find(helpers, lent)
+    results = lent.type.results
+
+    def call(*values: Any) -> Any:
+        try:
+            made = _values(called(*values), results, _wit_number)
+            return made[0] if made else None
+        except BaseException as error:  # of the function, whatever it is
+            raise _failed(name, error) from None
+
+    return call
+
+
+def _find(helpers: Helpers, lent: LentFunction) -> tuple[str, Callable[..., object]]:
+    name = f"{lent.module}.{lent.name}" if lent.module else lent.name
+    called = helpers.get((lent.module, lent.name))
+    if called is None:
+        raise EngineRefusal("missing_import", f"this worker has no function {name}")
+    return name, called
+
+
+def _failed(name: str, error: BaseException) -> GuestTrap:
+    return GuestTrap(
+        FAILED, f"the function {name} in the worker raised {type(error).__name__}: {error}"
+    )
+
+
+def _values(
+    value: Any, results: tuple[str, ...], number: Callable[[str, Any], Any] | None = None
+) -> list[Any]:
     values: tuple[object, ...] = (value,)
     given = type(value).__name__
     if len(results) != 1:
         values = cast("tuple[object, ...]", value) if isinstance(value, tuple) else ()
     if len(values) != len(results) or not (results or value is None):
         raise TypeError(f"it returned {given} for {len(results)} results")
-    return [_number(kind, each) for kind, each in zip(results, values, strict=True)]
+    number = number or _number
+    return [number(kind, each) for kind, each in zip(results, values, strict=True)]
 
 
 def _number(kind: str, value: Any) -> Any:
@@ -103,3 +135,16 @@ def _number(kind: str, value: Any) -> Any:
     if not -(1 << (bits - 1)) <= number < 1 << bits:
         raise OverflowError(f"{number} is no {kind}")
     return number - (1 << bits) if number >> (bits - 1) > 0 else number
+
+
+def _wit_number(kind: str, value: Any) -> Any:
+    """A value that WIT's ``kind`` can hold."""
+    if isinstance(value, bool):
+        raise TypeError(f"it returned bool for {kind}")
+    if kind not in INTEGERS:
+        return struct.unpack("<" + NUMBERS[kind], struct.pack("<" + NUMBERS[kind], value))[0]
+    number: int = operator.index(value)
+    least, greatest = INTEGERS[kind]
+    if not least <= number <= greatest:
+        raise OverflowError(f"{number} is no {kind}")
+    return number

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
+from typing import Any
+
+import msgspec
 
 from ..protocol.host_calls import IMPORT, ImportCall, encode
 from ..protocol.messages import SLOT, LentFunction
-from .engines.interface import GuestMemory, GuestTrap, HostFunction
-from .helpers import Helpers, helper
+from .engines.interface import ComponentFunction, GuestMemory, GuestTrap, HostFunction
+from .helpers import Helpers, component_helper, helper
 from .transfer import Transfer
 
 
@@ -44,6 +47,33 @@ class GuestImports:
             else helper(self.helpers, each)
             for each in lent
         )
+
+    def component_functions(self, lent: Iterable[LentFunction]) -> tuple[ComponentFunction, ...]:
+        """What one component may import.
+
+        Raises:
+            EngineRefusal: a function is to run in this worker, which does not have it.
+        """
+        return tuple(
+            ComponentFunction(
+                interface=each.module,
+                name=each.name,
+                call=partial(self._call_component, each)
+                if each.number
+                else component_helper(self.helpers, each),
+            )
+            for each in lent
+        )
+
+    def _call_component(self, function: LentFunction, *values: Any) -> Any:
+        transfer = self._transfer
+        assert transfer is not None
+        data = msgspec.msgpack.encode(values)
+        if len(data) > transfer.room:
+            raise _bad(function, f"was given {len(data)} bytes; at most {transfer.room} can cross")
+        asked = encode(ImportCall(function.number, b""))
+        _, answer = transfer.ask(IMPORT, asked, memoryview(data), transfer.room)
+        return msgspec.msgpack.decode(answer)
 
     def _call(self, function: LentFunction, memory: GuestMemory, slots: bytes) -> bytes:
         transfer = self._transfer

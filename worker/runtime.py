@@ -130,9 +130,11 @@ class Runtime:
         A ``companion`` is linked to what it is run with, each time.
         """
         try:
-            module = self.engine.load(
-                f"/proc/self/fd/{descriptor}", description, self._imports.functions(lent)
-            )
+            path, imports = f"/proc/self/fd/{descriptor}", self._imports
+            if description.component is None:
+                module = self.engine.load(path, description, imports.functions(lent))
+            else:
+                module = self.engine.load(path, description, (), imports.component_functions(lent))
             if not self._profile.stateful and not companion:
                 module.prepare()
         except EngineRefusal as refusal:

@@ -19,6 +19,7 @@ from ...protocol.receipts import DeathCertificate
 from ...protocol.zygote import Role
 from ..calls import CallRecord
 from ..certificates import Verdict
+from ..leftovers import Leftovers
 from ..network.access import NetworkAccess
 from ..requests import CallRequest, ModuleHandle, Outcome
 from ..sending import Mail
@@ -95,6 +96,7 @@ class Office:
     def __init__(self) -> None:
         self.mail = Mail()
         self.network = NetworkAccess(lambda _: None)
+        self.leftovers = Leftovers(lambda _: None)
         self.settled = trio.Event()
         """Whether the worker is ready, or dead."""
 

@@ -11,7 +11,7 @@ from ..function import Function
 from ..pool import Pool
 from ..protocol.description import FunctionType
 from ..values import Returns
-from ..wit_values import WitCodec
+from ..wit_codec import WitCodec
 from .arguments import UsageError, make_parser, policy_of
 from .progress import progress
 from .reports import OK, jsonable, print_json, print_value

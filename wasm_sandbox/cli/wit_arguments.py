@@ -14,7 +14,8 @@ from typing import Any, cast
 
 from ..protocol import wit
 from ..protocol.wit import INTEGERS, NUMBERS, Ref, World
-from ..wit_values import Err, Ok, Some, Variant, WitCodec
+from ..wit_codec import WitCodec
+from ..wit_values import Err, Ok, Some, Variant
 from .arguments import UsageError
 
 

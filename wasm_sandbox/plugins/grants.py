@@ -49,15 +49,20 @@ def grant_imports(manifest: Manifest, lent: Imports) -> Imports | None:
     Raises:
         CapabilityDenied: some that it asks for are not there; names them.
     """
+    modules = {
+        module: cast("Mapping[str, object]", each)
+        for module, each in lent.items()
+        if isinstance(each, Mapping)
+    }
     denied = [
         f"imports {module}.{name}"
         for module, name in manifest.imports
-        if name not in lent.get(module, {})
+        if name not in modules.get(module, {})
     ]
     _refuse(manifest, denied, "imports= has others")
     given: dict[str, dict[str, Any]] = {}
     for module, name in manifest.imports:
-        given.setdefault(module, {})[name] = lent[module][name]
+        given.setdefault(module, {})[name] = modules[module][name]
     return given or None
 
 

@@ -1,4 +1,4 @@
-"""What a component may import: WASI 0.2, as far as it is granted.
+"""What a component may import: WASI 0.2, as far as it is granted, and what it was loaded with.
 
 Each function is found by its name without the last part of its version: ``wasi:io/streams@0.2.0``
 and ``@0.2.9`` are the same here, as the versions of WASI promise. Interfaces of WASI that are not
@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from typing import Any
 
 from ...protocol import wit
 from ...protocol.wit import Signature, World
-from ..engines.interface import EngineRefusal, RunSettings, Wasi, shorten
+from ..engines.interface import ComponentFunction, EngineRefusal, RunSettings, Wasi, shorten
 from .files import FileError, Files
 from .instance import HostFunction
 from .offers import State
@@ -34,7 +34,15 @@ _LISTED = 8
 class ComponentHost:
     """The host of one component's instances, one at a time."""
 
-    def __init__(self, settings: RunSettings, woken: threading.Event) -> None:
+    def __init__(
+        self,
+        settings: RunSettings,
+        woken: threading.Event,
+        functions: Iterable[ComponentFunction] = (),
+    ) -> None:
+        self._given: dict[tuple[str, str], HostFunction] = {
+            (each.interface, each.name): each.call for each in functions
+        }
         self.state = State(settings, woken)
         self._offers: dict[tuple[str, str], tuple[str, HostFunction]] = {}
         for part in (Streams(self.state), System(self.state), Files(self.state)):
@@ -54,7 +62,11 @@ class ComponentHost:
 
     def drop(self, interface: str, name: str, representation: int) -> None:
         """The guest has dropped a resource."""
-        self.state.objects.drop(representation)
+        given = self._given.get((interface, f"[resource-drop]{name}"))
+        if given is not None:
+            given(representation)
+        else:
+            self.state.objects.drop(representation)
 
     def link(self, plan: Plan, world: World) -> list[HostFunction | None]:
         """The function for each lowering; ``None`` for those that are no imports.
@@ -76,11 +88,15 @@ class ComponentHost:
         interface = _unversioned(lowering.interface)
         return (
             lowering.lifting is None
+            and (lowering.interface, lowering.name) not in self._given
             and (interface, lowering.name) not in self._offers
             and not interface.startswith(_WITHHELD)
         )
 
     def _function(self, lowering: Lowering, world: World, shapes: Shapes) -> HostFunction:
+        given = self._given.get((lowering.interface, lowering.name))
+        if given is not None:
+            return given
         interface, name = _unversioned(lowering.interface), lowering.name
         offered = self._offers.get((interface, name))
         if offered is None:
@@ -101,7 +117,7 @@ class ComponentHost:
         more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
         listed = ", ".join(shorten(name, 100) for name in names)
         interface = _unversioned(missing[0].interface)
-        hint = "components can import the interfaces of WASI 0.2"
+        hint = "components can import the interfaces of WASI 0.2, and what load(imports=) gives"
         near = get_close_matches(
             missing[0].name[:60], [name for of, name in self._offers if of == interface], n=2
         )

@@ -152,14 +152,16 @@ class ComponentInstance:
         crossing = self._crossing(owner)
         heap = self._heap(owner, lowering.options, crossing, self._room)
         with _as_trap():
-            values = codec.take_params(heap, flats)
-            if lowering.lifting is not None:
-                result = self.call(lowering.lifting, values)
-            else:
-                function = self._linked.imports[index]
-                assert function is not None
-                result = function(*values)
-            crossing.end()
+            try:
+                values = codec.take_params(heap, flats)
+                if lowering.lifting is not None:
+                    result = self.call(lowering.lifting, values)
+                else:
+                    function = self._linked.imports[index]
+                    assert function is not None
+                    result = function(*values)
+            finally:
+                crossing.end()
             self._refresh(heap, lowering.options)
             return codec.put_result(heap, result, flats)
 

@@ -7,7 +7,7 @@ bytes of a result's slot above its type are unspecified. NaN payloads survive.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -271,6 +271,17 @@ class HostFunction(msgspec.Struct, frozen=True, kw_only=True):
     call: a ``GuestTrap`` as the guest's own."""
 
 
+class ComponentFunction(msgspec.Struct, frozen=True, kw_only=True):
+    """A function that components may import, and that is not the engine's."""
+
+    interface: str
+    """``""`` where the world itself imports it."""
+    name: str
+    call: Callable[..., Any]
+    """Takes wire values (``components/abi.py``), one for each parameter, and gives one. What it
+    raises ends the call: a ``GuestTrap`` as the guest's own."""
+
+
 class Kept(Protocol):
     """One instance of a module that imports nothing, to be called again and again."""
 
@@ -504,10 +515,14 @@ class Engine(Protocol):
     """Why not; empty where they do."""
 
     def load(
-        self, path: str, description: ModuleDescription, functions: tuple[HostFunction, ...] = ()
+        self,
+        path: str,
+        description: ModuleDescription,
+        functions: tuple[HostFunction, ...] = (),
+        component_functions: tuple[ComponentFunction, ...] = (),
     ) -> LoadedModule:
         """Take the artifact at ``path``; maps the file, so all who load it share its pages.
-        ``functions`` are what this module alone may import.
+        ``functions`` are what this module alone may import; a component has the others.
 
         The artifact must be one that ``compile_module`` made with the same settings: an engine runs
         whatever a forged one says. The file must never be changed in place.

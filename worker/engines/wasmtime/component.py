@@ -30,6 +30,7 @@ from ..interface import (
     CallLimits,
     CallResult,
     CommandResult,
+    ComponentFunction,
     EngineRefusal,
     GuestExit,
     GuestMemory,
@@ -62,14 +63,20 @@ class RawComponent:
     """See ``interface.LoadedModule``."""
 
     def __init__(
-        self, allocator: Allocator, path: str, description: ModuleDescription, plan: Plan
+        self,
+        allocator: Allocator,
+        path: str,
+        description: ModuleDescription,
+        plan: Plan,
+        functions: tuple[ComponentFunction, ...] = (),
     ) -> None:
         assert description.component is not None
         self.description = description
         self.allocator = allocator
         self.plan = plan
         self._world = description.component.world
-        self.host = ComponentHost(allocator.shared.settings, allocator.shared.host.account.woken)
+        shared = allocator.shared
+        self.host = ComponentHost(shared.settings, shared.host.account.woken, functions)
         self.running: RawComponentInstance | None = None
         """The instance whose code runs, or ran last."""
         self.linker: int | None = None

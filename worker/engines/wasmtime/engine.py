@@ -6,7 +6,15 @@ from __future__ import annotations
 from ....protocol.description import ModuleDescription
 from ...components.plan import decode
 from ..accounts import FileAccount
-from ..interface import NO_WASI, HostFunction, LoadedModule, RunSettings, SessionLimits, Wasi
+from ..interface import (
+    NO_WASI,
+    ComponentFunction,
+    HostFunction,
+    LoadedModule,
+    RunSettings,
+    SessionLimits,
+    Wasi,
+)
 from .component import RawComponent
 from .config import engine_text
 from .guard import Guard
@@ -42,13 +50,17 @@ class RawEngine:
         return found
 
     def load(
-        self, path: str, description: ModuleDescription, functions: tuple[HostFunction, ...] = ()
+        self,
+        path: str,
+        description: ModuleDescription,
+        functions: tuple[HostFunction, ...] = (),
+        component_functions: tuple[ComponentFunction, ...] = (),
     ) -> LoadedModule:
         """Take the artifact at ``path``."""
         if description.component is not None:
             plan = decode(description.component.plan)
             allocator = self._allocator(pooled=False, images=not plan.several_images)
-            return RawComponent(allocator, path, description, plan)
+            return RawComponent(allocator, path, description, plan, component_functions)
         pooled = not self._settings.stateful and fits_pool(description, self._settings)
         return RawModule(self._allocator(pooled=pooled), path, description, functions)
 

@@ -29,6 +29,7 @@ from ..interface import (
     SLOT,
     WASI_MODULE,
     CallLimits,
+    ComponentFunction,
     EngineRefusal,
     Frame,
     GuestExit,
@@ -117,7 +118,11 @@ class PublicEngine:
         return linker
 
     def load(
-        self, path: str, description: ModuleDescription, functions: tuple[HostFunction, ...] = ()
+        self,
+        path: str,
+        description: ModuleDescription,
+        functions: tuple[HostFunction, ...] = (),
+        component_functions: tuple[ComponentFunction, ...] = (),
     ) -> PublicModule:
         """Take the artifact at ``path``."""
         if description.component is not None:

@@ -1,0 +1,343 @@
+"""Resources that the program provides: components hold handles to its objects."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from fakes import until
+from importing_components import DATABASE, DB
+
+from wasm_sandbox import (
+    ConfigurationError,
+    HostFunction,
+    HostFunctionError,
+    MissingImport,
+    Module,
+    Pool,
+    SignatureMismatch,
+    Trap,
+)
+from wasm_sandbox.supervisor import objects
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of compiled modules that the tests of this file share."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def pool(cache: Path) -> Iterator[Pool]:
+    with Pool(1, cache_dir=cache) as pool:
+        yield pool
+
+
+class Connection:
+    """A resource as a class."""
+
+    made: ClassVar[list[Connection]] = []
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.closed = 0
+        self.made.append(self)
+
+    def add_up(self, n: int) -> int:
+        return self.size + n
+
+    @classmethod
+    def how_many(cls) -> int:
+        return len(cls.made)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+@pytest.fixture(autouse=True)
+def forget() -> None:
+    Connection.made.clear()
+
+
+def merge(a: Connection, b: Connection) -> Connection:
+    return Connection(a.size * 10 + b.size)
+
+
+GIVEN: dict[str, Any] = {"connection": Connection, "merge": merge}
+
+
+@pytest.fixture(scope="module")
+def database(pool: Pool) -> Module:
+    return pool.load(DATABASE, imports={DB: GIVEN})
+
+
+def closed() -> list[int]:
+    return [each.closed for each in Connection.made]
+
+
+def test_a_guest_makes_uses_and_drops_objects_of_a_class(database: Module) -> None:
+    value, receipt = database["use"].detailed(40, 2)
+    assert value == 42
+    assert receipt.host_calls == 3
+    assert closed() == [1]
+    assert database["many"]() == 1
+
+
+def test_what_is_left_is_closed_when_the_call_ends(database: Module) -> None:
+    database["leave"](1)
+    until(lambda: closed() == [1])
+
+
+def test_what_is_left_is_closed_when_the_call_fails(database: Module) -> None:
+    with pytest.raises(Trap):
+        database["merge-itself"]()
+    until(lambda: closed() == [1])
+
+
+def test_what_is_given_away_is_the_programs_and_what_is_lent_is_not(database: Module) -> None:
+    assert database["merge"](1, 2) == 12
+    until(lambda: closed() == [0, 1, 1])
+
+
+def test_a_handle_that_the_guest_does_not_have_is_a_trap(database: Module) -> None:
+    with pytest.raises(Trap, match="7 is no handle") as caught:
+        database["add-to"](7)
+    assert caught.value.code == "bad_value"
+
+
+def test_what_is_lent_and_given_away_at_once_is_a_trap(database: Module) -> None:
+    with pytest.raises(Trap) as caught:
+        database["merge-itself"]()
+    assert caught.value.code == "bad_value"
+
+
+def test_an_instance_keeps_its_resources_until_it_ends(pool: Pool, database: Module) -> None:
+    with pool.instance(database) as instance:
+        instance.call("leave", 5)
+        assert instance.call("add-kept", 3) == 8
+        with pytest.raises(Trap):
+            instance.call("add-to", 99)
+        assert instance.call("add-kept", 4) == 9
+        assert closed() == [0]
+        instance.call("release")
+        assert closed() == [1]
+        with pytest.raises(Trap):
+            instance.call("add-kept", 4)
+        instance.call("leave", 6)
+        assert closed() == [1, 0]
+    until(lambda: closed() == [1, 1])
+
+
+def test_an_instance_that_is_killed_leaves_nothing_open(pool: Pool, database: Module) -> None:
+    with pool.instance(database, restart="temporary") as instance:
+        instance.call("leave", 5)
+        pid = instance.usage().pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: closed() == [1])
+
+
+def test_a_failed_call_gives_back_what_was_lent(pool: Pool) -> None:
+    fails = [True]
+
+    class Failing(Connection):
+        def add_up(self, n: int) -> int:
+            if fails.pop():
+                raise LookupError
+            return n
+
+    given = GIVEN | {"connection": Failing, "merge": lambda a, b: a}
+    with pool.instance(pool.load(DATABASE, imports={DB: given})) as instance:
+        instance.call("leave", 5)
+        with pytest.raises(HostFunctionError):
+            instance.call("add-kept", 1)
+        instance.call("release")
+        assert closed() == [1]
+
+
+def test_a_pool_that_ends_closes_what_is_left(cache: Path) -> None:
+    with Pool(1, cache_dir=cache) as pool:
+        instance = pool.instance(pool.load(DATABASE, imports={DB: GIVEN}))
+        instance.call("leave", 5)
+    assert closed() == [1]
+
+
+def test_guests_do_not_see_each_others_objects(pool: Pool, database: Module) -> None:
+    with pool.instance(database) as one, pool.instance(database) as two:
+        assert one.call("leave", 1) == two.call("leave", 2) == 1
+        assert (one.call("add-kept", 0), two.call("add-kept", 0)) == (1, 2)
+
+
+def test_methods_may_be_coroutines_and_have_bounds(pool: Pool) -> None:
+    class Slow(Connection):
+        async def add_up(self, n: int) -> int:  # type: ignore[override]
+            return self.size * n
+
+        async def close(self) -> None:  # type: ignore[override]
+            self.closed += 1
+
+    function = HostFunction(Slow, timeout=5.0, rate=1000)
+    module = pool.load(DATABASE, imports={DB: GIVEN | {"connection": function}})
+    assert module["use"](6, 7) == 42
+    module["leave"](1)
+    until(lambda: closed() == [1, 1])
+
+
+def test_a_resource_may_be_given_as_functions(pool: Pool) -> None:
+    dropped: list[Any] = []
+    functions: dict[str, Any] = {
+        "[constructor]connection": lambda size: [size],
+        "[method]connection.add_up": lambda thing, n: thing[0] + n,
+        "[static]connection.how-many": lambda: 5,
+        "[resource-drop]connection": dropped.append,
+        "merge": lambda a, b: a + b,
+    }
+    module = pool.load(DATABASE, imports={"docs:db/api": functions})
+    assert (module["use"](1, 2), module["many"](), module["merge"](4, 5)) == (3, 5, 4)
+    until(lambda: sorted(map(len, dropped)) == [1, 1, 2])
+
+
+class Plain:
+    """A resource that nothing has to be done for."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def add_up(self, n: int) -> int:
+        return self.size + n
+
+    @staticmethod
+    def how_many() -> int:
+        return 1
+
+
+def test_without_close_nothing_is_called(pool: Pool) -> None:
+    given: dict[str, Any] = {"connection": Plain, "merge": lambda a, _: a}
+    module = pool.load(DATABASE, imports={DB: given})
+    assert module["use"](1, 2) == 3
+    module["leave"](1)
+
+
+def test_an_object_of_another_class_is_no_resource(pool: Pool) -> None:
+    module = pool.load(DATABASE, imports={DB: GIVEN | {"merge": lambda a, b: "text"}})
+    with pytest.raises(HostFunctionError, match="the result must be a Connection, as the resource"):
+        module["merge"](1, 2)
+
+
+def test_a_close_that_fails_or_hangs_harms_nobody(
+    pool: Pool, caplog: pytest.LogCaptureFixture
+) -> None:
+    event = threading.Event()
+
+    def drop(thing: Plain) -> None:
+        if thing.size:
+            raise LookupError("nothing to close")
+        event.wait()
+
+    given: dict[str, Any] = {
+        "connection": Plain,
+        "[resource-drop]connection": HostFunction(drop, timeout=0.05),
+        "merge": lambda a, _: a,
+    }
+    module = pool.load(DATABASE, imports={DB: given})
+    module["leave"](1)
+    module["leave"](0)
+    until(lambda: "nothing to close" in caplog.text and "not done after" in caplog.text)
+    event.set()
+    assert module["many"]() == 1
+
+
+def test_a_guest_that_drops_gets_what_close_raises(pool: Pool) -> None:
+    class Bad(Connection):
+        def close(self) -> None:
+            raise LookupError
+
+    module = pool.load(DATABASE, imports={DB: GIVEN | {"connection": Bad}})
+    with pytest.raises(HostFunctionError, match=r"\[resource-drop\]connection raised LookupError"):
+        module["use"](1, 1)
+
+
+def test_they_are_bounded(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects, "MAX_OBJECTS", 20)
+    module = pool.load(DATABASE, imports={DB: GIVEN})
+    with pytest.raises(Trap, match="the guest has 20 resources, and drops none"):
+        module["hoard"](1000)
+    until(lambda: closed() == [1] * 20 + [0])
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "said"),
+    [
+        ({"merge": merge}, MissingImport, r"\[constructor\]connection: func\(size: u32\)"),
+        (
+            {"merge": merge, "connection": type("Empty", (), {})},
+            MissingImport,
+            "the class Empty has no method add_up",
+        ),
+        (
+            {"merge": merge, "connection": lambda size: size},
+            ConfigurationError,
+            "is for a resource, and is no class",
+        ),
+        (
+            GIVEN | {"[method]connection.add-up": lambda thing, n: n},
+            ConfigurationError,
+            "a second time",
+        ),
+        (GIVEN | {"[resource-drop]connection": merge}, ConfigurationError, "given twice"),
+        (GIVEN | {"[resource-drop]statement": merge}, ConfigurationError, "no such thing"),
+        (GIVEN | {"merge": lambda a: a}, SignatureMismatch, "cannot be called as func"),
+    ],
+)
+def test_what_does_not_fit_is_told_when_it_is_loaded(
+    pool: Pool, given: Any, error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        pool.load(DATABASE, imports={DB: given})
+
+
+def test_resources_of_wasi_stay_in_the_worker(pool: Pool) -> None:
+    source = b"""(component
+      (import "wasi:io/poll@0.2.0" (instance $poll (export "pollable" (type $p (sub resource)))))
+      (alias export $poll "pollable" (type $pollable))
+      (import "docs:a/b" (instance $b
+        (alias outer 1 $pollable (type $q)) (export "pollable" (type $p (eq $q)))
+        (export "f" (func (param "it" (own $p)))))))"""
+    with pytest.raises(SignatureMismatch, match="pollable is a resource that the pool provides"):
+        pool.load(source, imports={"docs:a/b": {"f": lambda it: None}})
+
+
+def test_a_resource_may_be_used_from_another_interface(pool: Pool) -> None:
+    source = b"""(component
+      (import "docs:db/types" (instance $types
+        (export "connection" (type $c (sub resource)))
+        (export "[constructor]connection" (func (param "size" u32) (result (own $c))))))
+      (alias export $types "connection" (type $c))
+      (import "docs:db/use" (instance $use
+        (alias outer 1 $c (type $q)) (export "connection" (type $d (eq $q)))
+        (export "size" (func (param "of" (borrow $d)) (result u32)))))
+      (core func $new (canon lower (func $types "[constructor]connection")))
+      (core func $size (canon lower (func $use "size")))
+      (core func $drop (canon resource.drop $c))
+      (core module $m
+        (import "h" "new" (func $new (param i32) (result i32)))
+        (import "h" "size" (func $size (param i32) (result i32)))
+        (import "h" "drop" (func $drop (param i32)))
+        (func (export "f") (param i32) (result i32) (local $c i32)
+          (local.set $c (call $new (local.get 0)))
+          (call $size (local.get $c))
+          (call $drop (local.get $c))))
+      (core instance $i (instantiate $m (with "h" (instance
+        (export "new" (func $new)) (export "size" (func $size)) (export "drop" (func $drop))))))
+      (func (export "f") (param "size" u32) (result u32) (canon lift (core func $i "f"))))"""
+    imports: dict[str, Any] = {
+        "docs:db/types": {"connection": Connection},
+        "docs:db/use": {"size": lambda it: it.size},
+    }
+    assert pool.load(source, imports=imports)["f"](42) == 42
+    assert closed() == [1]

@@ -1,0 +1,107 @@
+"""What host functions of components take and give: the codec of one of them, and the resources that
+the program provides. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import msgspec
+
+from .protocol import wit
+from .protocol.description import FunctionType
+from .protocol.errors import ArgumentOutOfRange, SignatureMismatch
+from .protocol.messages import LentFunction
+from .supervisor.imports import BadArgument
+from .supervisor.objects import ResourceKind, held
+from .wit_converters import Converter, Handle, Wrong, mismatch, take_nothing
+from .wit_types import WitFunction
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder().decode
+_NO_TYPE = FunctionType((), ())
+
+
+def object_handle(kind: ResourceKind, of: type[Any] | None, handle: Handle) -> Converter:
+    """The converter of handles to objects of the program's, which are of the class ``of`` where
+    there is one."""
+
+    def put(value: Any) -> int:
+        if value is None or not isinstance(value, of or object):
+            wanted = f"a {of.__name__}" if of is not None else "an object"
+            raise mismatch(f"{wanted}, as the resource {kind.name}", value)
+        return held.get().add(kind, value)
+
+    def take(value: Any) -> object:
+        objects = held.get()
+        return (objects.take if isinstance(handle, wit.Own) else objects.get)(kind, value)
+
+    return Converter(put, take)
+
+
+class HostWitCodec:
+    """Between the wire values of one import of a component and the values of its function.
+
+    Args:
+        interface, name: of the import.
+        params, result: the converters of its type. text: the type, as errors write it.
+    """
+
+    def __init__(
+        self,
+        interface: str,
+        name: str,
+        params: Sequence[Converter],
+        result: Converter | None,
+        text: WitFunction,
+    ) -> None:
+        self.name = f"{interface}#{name}" if interface else name
+        self.shape = LentFunction(interface, name, _NO_TYPE, component=True)
+        self._params = params
+        self._result = result
+        self._text = text
+
+    def unpack(self, slots: bytes, data: bytes) -> list[Any]:
+        """The arguments.
+
+        Raises:
+            BadArgument: they are not of the function's type, or name what the guest does not have.
+        """
+        objects = held.get()
+        try:
+            given = _decode(data)
+            if type(given) is not list or len(cast("list[object]", given)) != len(self._params):
+                raise BadArgument("the guest gave another number of arguments")
+            wire = cast("list[object]", given)
+            values = [kind.take(each) for kind, each in zip(self._params, wire, strict=True)]
+        except Wrong as wrong:
+            objects.restore()
+            raise BadArgument(f"an argument{wrong.path} {wrong.why}") from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            objects.restore()
+            raise BadArgument(f"the arguments cannot be read: {error}") from None
+        except BadArgument:
+            objects.restore()
+            raise
+        objects.settle()
+        return values
+
+    def pack(self, value: Any) -> tuple[bytes, bytes]:
+        """What the function returned.
+
+        Raises:
+            SignatureMismatch: it is not of the function's type; names the place in it.
+            ArgumentOutOfRange: a number that its type cannot hold.
+        """
+        try:
+            if self._result is not None:
+                return b"", _encode(self._result.put(value))
+            take_nothing(value)
+        except Wrong as wrong:
+            error = ArgumentOutOfRange if wrong.out_of_range else SignatureMismatch
+            raise error(
+                f"{self.name}: the result{wrong.path} {wrong.why}; the type is {self._text}"
+            ) from None
+        except RecursionError:
+            raise SignatureMismatch(f"{self.name}: the result is nested too deeply") from None
+        return b"", _encode(None)
