@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import posixpath
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
 
 from .errors import ConfigurationError
 from .fields import Settings, check_kind
+from .grants import Grants
 from .limits import check_number
 from .network import Network
 
@@ -347,6 +349,9 @@ class Capabilities(Settings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     stdio: bool = True
     """Whether a command may read its stdin and write its stdout and stderr (capped by
     ``Limits.output``)."""
+    custom: Grants | Mapping[str, object] = Grants()
+    """What your host functions need, by names of yours: a dict of ``bool``, numbers, ``str`` and
+    lists of ``str``; ``grants`` is the same, checked. See ``HostFunction(needs=)``."""
 
     def __post_init__(self) -> None:
         for name, kind in (
@@ -364,6 +369,15 @@ class Capabilities(Settings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             except (TypeError, msgspec.ValidationError) as error:
                 hint = f"use the functions of {kind.__name__}"
                 raise ConfigurationError(f"capabilities.{name}", value, str(error), hint) from None
+        check_kind("capabilities.custom", self.custom, (Grants, Mapping))
+        if isinstance(self.custom, Mapping):
+            msgspec.structs.force_setattr(self, "custom", Grants.of(self.custom))
+
+    @property
+    def grants(self) -> Grants:
+        """``custom``, checked."""
+        assert isinstance(self.custom, Grants)
+        return self.custom
 
     @staticmethod
     def minimal() -> Capabilities:

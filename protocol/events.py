@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from .capabilities import Grant
+from .grants import GrantValue
 from .receipts import DeathCertificate
 
 
@@ -99,6 +100,8 @@ class Granted(Event, frozen=True, kw_only=True, tag=True):
     helpers: str = ""
     """SHA-256 of the pickled functions that run in it (``worker_imports=``), where there are
     any."""
+    custom: tuple[tuple[str, GrantValue], ...] = ()
+    """The custom capabilities, which host functions see."""
 
 
 class WorkerDied(Event, frozen=True, kw_only=True, tag=True):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import msgspec
 
 from .capabilities import Capabilities, Filesystem, Grant, Scratch
+from .grants import Grants
 from .limits import Limits
 from .network import NetworkGrant
 
@@ -41,6 +42,9 @@ class Profile(msgspec.Struct, frozen=True, array_like=True):
     keep calls from sharing a worker."""
     scratch: tuple[Scratch, ...] = ()
 
+    grants: Grants = Grants()
+    """Custom capabilities, for host functions alone: no worker is told. Here for the reason that
+    ``network`` is."""
     helpers: bytes = b""
     """Functions of the program's that run in the worker, as they were pickled for it. Only workers
     unpickle them."""
@@ -83,6 +87,7 @@ class Profile(msgspec.Struct, frozen=True, array_like=True):
             stdio=capabilities.stdio,
             stateful=stateful,
             network=capabilities.network.grants,
+            grants=capabilities.grants,
             helpers=helpers,
             disk=limits.disk * files,
             io_read=limits.io_read * files,

@@ -41,8 +41,11 @@ WALLS_OF: dict[str, tuple[str, ...]] = {
     "capabilities.clock": ("engine",),
     "capabilities.random": ("engine",),
     "capabilities.stdio": ("engine", "descriptors"),
+    "capabilities.custom": ("supervisor",),
 }
 _NOTES = {
+    "capabilities.custom": "a host function is not called without the grants that it needs; what "
+    "they mean is its own",
     "capabilities.network": "guests have no sockets: the supervisor connects, to checked addresses",
     "limits.processes": "guests have no way to start a process",
     "limits.disk": "in force with a writable directory",

@@ -18,7 +18,14 @@ import trio
 
 from ..protocol import arena
 from ..protocol.conversation import Conversation
-from ..protocol.errors import HostFunctionError, ProtocolError, SandboxError, Trap, described
+from ..protocol.errors import (
+    CapabilityDenied,
+    HostFunctionError,
+    ProtocolError,
+    SandboxError,
+    Trap,
+    described,
+)
 from ..protocol.host_calls import IMPORT, NETWORK, decode_import, decode_request, encode
 from ..protocol.messages import (
     ARGUMENTS,
@@ -29,7 +36,7 @@ from ..protocol.messages import (
     HostFailed,
     HostReturned,
 )
-from .imports import BadArgument, HostImport, Raised, serving
+from .imports import BadArgument, HostImport, Raised, denial, serving
 from .leftovers import Leftovers
 from .network.access import CallNetwork, NetworkAccess
 from .objects import Objects, held
@@ -116,11 +123,14 @@ class HostCalls:
 
         elif message.function == IMPORT:
             function, slots = self._import(message, record, data)
-            record.imported[function.name] = record.imported.get(function.name, 0) + 1
-            called = function
+            called, denied = function, denial(function, record)
+            if denied is None:
+                record.imported[called.name] = record.imported.get(called.name, 0) + 1
             objects = self._objects(record) if called.shape.component else None
 
             async def work() -> Answer:
+                if denied is not None:
+                    raise denied
                 if objects is not None:
                     held.set(objects)
                 return await _call(called, slots, data, message.room)
@@ -194,7 +204,7 @@ class HostCalls:
         with running.scope:
             try:
                 results, back = await work()
-            except (HostFunctionError, Trap) as error:
+            except (CapabilityDenied, HostFunctionError, Trap) as error:
                 failure = error
             else:
                 self._ended_one()

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextvars import Context, ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ..protocol.errors import CapabilityDenied
+from ..protocol.grants import FIELD, Grants, Need, Needs
 from ..protocol.messages import LentFunction
 from .rate import Rate
 
@@ -36,6 +38,8 @@ class HostImport:
     timeout: float
     """Seconds that one call of it may take, once its rate lets it begin."""
     rate: Rate
+    needs: Needs = field(default_factory=dict[str, Need])
+    """The grants that a call must have for it to be called."""
     call: Callable[[bytes, bytes], Awaitable[tuple[bytes, bytes]]]
     """Gets the slots of the arguments and the bytes that they point to, one after the other; gives
     the slots of the results, or nothing and the bytes. One for components gets no slots, and finds
@@ -50,6 +54,24 @@ class HostImport:
         if shape.component:
             return f"{shape.module}#{shape.name}" if shape.module else shape.name
         return f"{shape.module}.{shape.name}"
+
+
+def granted(record: CallRecord | None) -> Grants:
+    """The custom capabilities of a call that runs."""
+    return Grants() if record is None or record.worker is None else record.worker.profile.grants
+
+
+def denial(function: HostImport, record: CallRecord) -> CapabilityDenied | None:
+    """What a call fails with that calls the function and lacks what it needs."""
+    grants = granted(record)
+    for name in function.needs:
+        if name not in grants:
+            return CapabilityDenied(
+                f"{FIELD}.{name}",
+                f"calling the host function {function.name}",
+                f"grant it by options(capabilities=Capabilities(custom={{{name!r}: …}}))",
+            )
+    return None
 
 
 serving: ContextVar[CallRecord | None] = ContextVar("serving", default=None)

@@ -61,6 +61,7 @@ class Reporter:
                 stdio=profile.stdio,
                 network=tuple(str(grant) for grant in profile.network),
                 helpers=hashlib.sha256(profile.helpers).hexdigest() if profile.helpers else "",
+                custom=tuple((name, profile.grants[name]) for name in profile.grants),
             )
         )
         if ready.note:

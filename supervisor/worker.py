@@ -24,6 +24,7 @@ from ..protocol import arena, messages
 from ..protocol.conversation import State
 from ..protocol.errors import ProtocolError
 from ..protocol.framing import READ_SIZE
+from ..protocol.grants import Grants
 from ..protocol.policies import Recycle
 from ..protocol.profile import Profile
 from ..protocol.receipts import DeathCertificate
@@ -204,7 +205,9 @@ class Worker(Holder):
             messages.Configure(
                 messages.PROTOCOL_VERSION,
                 self.number,
-                msgspec.structs.replace(self.profile, scratch=self._scratch.scratch),
+                msgspec.structs.replace(
+                    self.profile, scratch=self._scratch.scratch, grants=Grants()
+                ),
                 arena.DEFAULT_SIZE,
                 self.profile.memory + 4 * OVERHEAD,
             )

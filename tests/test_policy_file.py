@@ -208,6 +208,18 @@ LINES: dict[str, tuple[str, Capabilities]] = {
     "clock": ("clock.frozen = 7", Capabilities(clock=Clock.frozen(7))),
     "random": ("random.seeded = 7", Capabilities(random=Random.seeded(7))),
     "stdio": ("stdio = false", Capabilities(stdio=False)),
+    "custom": (
+        'custom = { tier = "gold", rows = 10, ratio = 0.5, admin = false, tables = ["a", "b"] }',
+        Capabilities(
+            custom={
+                "tier": "gold",
+                "rows": 10,
+                "ratio": 0.5,
+                "admin": False,
+                "tables": ["a", "b"],
+            }
+        ),
+    ),
 }
 
 

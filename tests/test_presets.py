@@ -13,6 +13,7 @@ from wasm_sandbox import (
     Clock,
     Environment,
     Filesystem,
+    Grants,
     Network,
     Pool,
     Random,
@@ -51,6 +52,7 @@ def test_minimal_grants_nothing_but_clock_random_numbers_and_captured_output() -
         "clock": Clock.real(),
         "random": Random.secure(),
         "stdio": True,
+        "custom": Grants(),
     }
 
 

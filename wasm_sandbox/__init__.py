@@ -73,6 +73,7 @@ if TYPE_CHECKING:
         WorkerLost,
     )
     from .protocol.events import Event
+    from .protocol.grants import Grants
     from .protocol.isolation import EnforcementRow, Isolation, WallReport
     from .protocol.limits import Limits
     from .protocol.network import Network
@@ -120,6 +121,7 @@ __all__ = [
     "Event",
     "Filesystem",
     "Function",
+    "Grants",
     "GuestError",
     "GuestExit",
     "GuestInput",
@@ -220,6 +222,7 @@ _PLACES = {
         "Random",
     ),
     "protocol.events": ("Event",),
+    "protocol.grants": ("Grants",),
     "protocol.isolation": ("EnforcementRow", "Isolation", "WallReport"),
     "protocol.limits": ("Limits",),
     "protocol.network": ("Network",),

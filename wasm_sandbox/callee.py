@@ -11,6 +11,7 @@ import msgspec
 from .calls import OutputGuard, build_request, check_component_grants, environment
 from .configuration import MAILBOX, RESTART, check_choice
 from .function import Function
+from .granting import check_options
 from .module import Module
 from .options import OnOutput, Options
 from .protocol.capabilities import Capabilities
@@ -89,6 +90,7 @@ class Settings:
         self._options = Options(
             limits=configuration.limits, capabilities=configuration.capabilities
         ).change(self.given, command=False)
+        check_options(self._options, module.handle)
         if module.description.component is not None:
             check_component_grants(self._options.capabilities)
         self._restart: RestartType = restart

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+from .granting import without_grants
 from .import_names import DROP, Bindings, match, shown
 from .imports import Given, HostFunction, Runner, bind, pickled
 from .protocol import wit
@@ -70,7 +71,8 @@ class _Linking:
 
     def _bound(self, name: tuple[str, str], function: HostFunction) -> HostImport:
         signature = self._wanted.signatures[name]
-        _check_arity(name, function.function, signature, str(self._text.function(signature)))
+        given = without_grants(function.function, function.needs)
+        _check_arity(name, given, signature, str(self._text.function(signature)))
         result = signature.result
         if isinstance(result, int) and isinstance(self._world.types[result], wit.Result):
             function = replace(function, function=_answering(function))
@@ -140,17 +142,17 @@ def _answering(function: HostFunction) -> Callable[..., Any]:
     called = function.function
     if function.is_async:
 
-        async def wait(*arguments: Any) -> Any:
+        async def wait(*arguments: Any, **grants: Any) -> Any:
             try:
-                return await called(*arguments)
+                return await called(*arguments, **grants)
             except WitError as error:
                 return Err(error.error)
 
         return wait
 
-    def call(*arguments: Any) -> Any:
+    def call(*arguments: Any, **grants: Any) -> Any:
         try:
-            return called(*arguments)
+            return called(*arguments, **grants)
         except WitError as error:
             return Err(error.error)
 

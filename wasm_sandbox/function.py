@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Never
 
 from msgspec import UNSET, UnsetType
 
+from .granting import check_options
 from .options import OPTIONS, OnOutput, Options, Stdin
 from .protocol.batch import most_records
 from .protocol.capabilities import Capabilities
@@ -41,6 +42,7 @@ class Function:
         self._options = options
         self._command = command
         codec.check_returns(options.returns)
+        check_options(options, module.handle)
         if options.instance == "per-batch" and not self._may_share():
             raise ConfigurationError(
                 "options.instance",

@@ -151,6 +151,10 @@ class _Matching:
     def _put_drop(self, place: str, resource: HostResource, function: HostFunction) -> None:
         if resource.drop is not None:
             raise ConfigurationError(place, function.function, "is given twice")
+        if function.needs:
+            raise ConfigurationError(
+                place, dict(function.needs), "dropping is done for everybody, whatever is granted"
+            )
         resource.drop = function
 
     def _put_class(
@@ -180,7 +184,7 @@ class _Matching:
                 made = getattr(given, attribute) if static else _method(given, attribute)
             self._put(place, (interface.name, full), replace(function, function=made))
         if callable(getattr(given, "close", None)):
-            drop = replace(function, function=_method(given, "close"))
+            drop = replace(function, function=_method(given, "close"), needs={})
             self._put_drop(place, resource, drop)
 
     def _attribute(self, given: type[Any], member: str, name: Name) -> str:
@@ -252,8 +256,8 @@ def _member(full: str) -> tuple[str, str, str]:
 
 def _construct(of: type[Any]) -> Callable[..., Any]:
     @functools.wraps(of, updated=())
-    def construct(*arguments: Any) -> Any:
-        return of(*arguments)
+    def construct(*arguments: Any, **grants: Any) -> Any:
+        return of(*arguments, **grants)
 
     return construct
 
@@ -263,11 +267,11 @@ def _method(of: type[Any], name: str) -> Callable[..., Any]:
     method = getattr(of, name)
 
     @functools.wraps(method)
-    def call(thing: Any, *arguments: Any) -> Any:
-        return getattr(thing, name)(*arguments)
+    def call(thing: Any, *arguments: Any, **grants: Any) -> Any:
+        return getattr(thing, name)(*arguments, **grants)
 
     @functools.wraps(method)
-    async def wait(thing: Any, *arguments: Any) -> Any:
-        return await getattr(thing, name)(*arguments)
+    async def wait(thing: Any, *arguments: Any, **grants: Any) -> Any:
+        return await getattr(thing, name)(*arguments, **grants)
 
     return wait if inspect.iscoroutinefunction(method) else call

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
+from .granting import check_takes_grants, keywords, with_grants, without_grants
 from .host_types import HostCodec
 from .protocol.description import ExternFunction, FunctionType, Import, ModuleDescription
 from .protocol.errors import (
@@ -17,6 +19,7 @@ from .protocol.errors import (
     printable,
 )
 from .protocol.fields import check_kind
+from .protocol.grants import Need, Needs
 from .protocol.limits import check_number
 from .protocol.messages import LentFunction
 from .supervisor.imports import HostImport, Raised
@@ -45,6 +48,9 @@ class HostFunction:
         direct: call it in the pool's own thread (in ``open_pool``: in your trio run), without a
             thread of its own. Only for what takes microseconds and waits for nothing: nothing else
             happens meanwhile in the pool, and so it can have no ``timeout``.
+        needs: custom capabilities without which it is not called, by name: ``bool``, ``str``,
+            ``list``, or the bounds of a number, such as ``(1, 1000)``. It gets those of the call
+            that calls it as its parameter ``grants``, a ``Grants``.
 
     Raises:
         ConfigurationError: a value that cannot be used.
@@ -54,6 +60,7 @@ class HostFunction:
     timeout: float | None = None
     rate: float = RATE
     direct: bool = False
+    needs: Needs = dataclasses.field(default_factory=dict[str, Need], hash=False)
 
     def __post_init__(self) -> None:
         if not callable(self.function):
@@ -63,6 +70,7 @@ class HostFunction:
         )
         check_number("HostFunction.rate", self.rate, 0.001, MOST_CALLS, whole=False)
         check_kind("HostFunction.direct", self.direct, bool)
+        check_takes_grants(self.function, self.needs)
         if self.direct and self.timeout is not None:
             raise ConfigurationError(
                 "HostFunction.timeout", self.timeout, "cannot be kept for a direct function"
@@ -139,7 +147,10 @@ class Given:
     @property
     def functions(self) -> dict[Name, tuple[str, Callable[..., Any]]]:
         """All of them, with the keyword that gave each."""
-        here = {name: ("imports", each.function) for name, each in self.here.items()}
+        here = {
+            name: ("imports", without_grants(each.function, each.needs))
+            for name, each in self.here.items()
+        }
         return here | {name: ("worker_imports", each) for name, each in self.there.items()}
 
 
@@ -293,18 +304,18 @@ def pickled(functions: Mapping[Name, Callable[..., Any]]) -> bytes:
 
 def bind(codec: AnyCodec, function: HostFunction, runner: Runner) -> HostImport:
     """An import of a module's, bound to a function."""
-    wanted = function.function
+    wanted, more = function.function, keywords(function.needs)
     if function.is_async:
 
         async def wait(slots: bytes, data: bytes) -> Answer:
-            return codec.pack(await wanted(*codec.unpack(slots, data)))
+            return codec.pack(await wanted(*codec.unpack(slots, data), **more(slots)))
 
         call = runner.coroutine(wait)
     else:
 
         def work(slots: bytes, data: bytes) -> Answer:
             try:
-                value = wanted(*codec.unpack(slots, data))
+                value = wanted(*codec.unpack(slots, data), **more(slots))
             except StopIteration as error:
                 raise Raised from error
             if inspect.iscoroutine(value):
@@ -319,7 +330,8 @@ def bind(codec: AnyCodec, function: HostFunction, runner: Runner) -> HostImport:
         shape=codec.shape,
         timeout=TIMEOUT if function.timeout is None else function.timeout,
         rate=Rate(function.rate),
-        call=call,
+        needs=dict(function.needs),
+        call=with_grants(call) if function.needs else call,
     )
 
 

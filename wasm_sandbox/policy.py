@@ -23,6 +23,9 @@
     [capabilities.environment]  # one of these
     allow = ["LANG"]            # deny = [...], set = { NAME = "value" }, full = true
 
+    [capabilities.custom]       # what host functions need, by names of the program's
+    tier = "gold"               # text, a number, true or false, a list of texts
+
 Relative paths are relative to the file's own directory.
 """
 
@@ -154,6 +157,8 @@ def _capabilities(table: dict[str, Any], directory: str) -> Capabilities:
                 made[name] = _choose("random", value, _RANDOMS)
             case "network":
                 made[name] = _network(value)
+            case "custom":
+                made[name] = _table("capabilities.custom", value)
             case _:
                 if not isinstance(value, bool):
                     raise ConfigurationError(f"capabilities.{name}", value, "must be true or false")

@@ -19,6 +19,7 @@ from ..policy import parse_policy, parse_size
 from ..protocol.capabilities import Capabilities, Clock, Environment, Filesystem, Grant, Random
 from ..protocol.errors import CapabilityDenied, ConfigurationError
 from ..protocol.fields import check_fields
+from ..protocol.grants import FIELD, Grants, within
 from ..protocol.limits import Limits
 from ..protocol.network import Network, NetworkGrant
 from .manifest import Manifest
@@ -81,6 +82,7 @@ def grant_capabilities(manifest: Manifest, granted: Capabilities) -> Capabilitie
         "filesystem": _filesystem(filesystem, granted.filesystem, denied),
         "network": _network(asked.network, granted.network, denied),
         "environment": _environment(asked.environment, granted.environment, denied),
+        "custom": _custom(asked.grants, granted.grants, denied),
     }
     for name, fits in (
         ("clock", _is_clock_within(asked.clock, granted.clock)),
@@ -184,6 +186,15 @@ def _environment(asked: Environment, granted: Environment, denied: list[str]) ->
         case kind, _:
             beyond = {kind}
     denied += [f"capabilities.environment {name}" for name in sorted(beyond)]
+    return asked
+
+
+def _custom(asked: Grants, granted: Grants, denied: list[str]) -> Grants:
+    denied += [
+        f"{FIELD}.{name}"
+        for name in asked
+        if name not in granted or not within(asked[name], granted[name])
+    ]
     return asked
 
 
