@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import socket
+from collections.abc import Callable
 from typing import Any, Literal, cast
 from unittest import mock
 
@@ -21,7 +22,20 @@ from ..protocol.capabilities import Capabilities
 from ..protocol.description import FunctionType, ModuleDescription
 from ..protocol.errors import ProtocolError, SandboxError, Trap
 from ..protocol.framing import FrameReader
-from ..protocol.host_calls import IMPORT, NETWORK, Close, ImportCall, encode
+from ..protocol.host_calls import (
+    IMPORT,
+    NETWORK,
+    Abandon,
+    Begin,
+    Close,
+    Collect,
+    ImportCall,
+    LookUp,
+    NetworkRequest,
+    TcpConnect,
+    Wait,
+    encode,
+)
 from ..protocol.limits import Limits
 from ..protocol.profile import Profile
 from ..protocol.receipts import DeathCertificate, Usage
@@ -68,6 +82,15 @@ _BUFFERS: dict[str, tuple[tuple[int, bytes], ...]] = {
     "large": ((0, _BUFFER), (2, _BUFFER)),
     "batch": ((0, bytes(RECORDS * 8)),),
 }
+_ASKED: tuple[Callable[[int], NetworkRequest], ...] = (
+    Close,
+    lambda _: Begin(TcpConnect("localhost", 1)),
+    lambda _: Begin(LookUp("localhost")),
+    lambda ticket: Wait((ticket,), 0),
+    Collect,
+    Abandon,
+)
+"""What is asked of the network, about a number."""
 _LIMITS = Limits(output=100)
 _PROFILE = Profile.of(_LIMITS, Capabilities())
 _KIND = messages.LentFunction("env", "f", FunctionType(("i32", "i32"), ("i64",)), (0,), "packed")
@@ -257,7 +280,9 @@ class Harness:
             return None
         match what:
             case "ask":
-                arguments = encode(Close(size))
+                # A number that the call was given, or not; begun, waited for, collected, stopped.
+                number = size // len(_ASKED)
+                arguments = encode(_ASKED[size % len(_ASKED)](number))
                 return messages.HostCall(head.number, NETWORK, arguments, length=size, room=HALF)
             case "import" if self._lent_to.get(head.number):
                 lent = self._lent_to[head.number][0]

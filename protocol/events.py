@@ -254,9 +254,9 @@ class NetworkAllowed(Event, frozen=True, kw_only=True, tag=True):
     sha256: str
     export: str
     operation: str
-    """``http`` or ``tcp``."""
+    """``http``, ``tcp``, or ``lookup``: it may know the address."""
     where: str
-    """Host and port, as the guest asked for them."""
+    """Host and port, as the guest asked for them; of a look-up the host."""
     address: str
     """The address that it gets."""
     grant: str
@@ -271,9 +271,9 @@ class NetworkRefused(Event, frozen=True, kw_only=True, tag=True):
     sha256: str
     export: str
     operation: str
-    """``http`` or ``tcp``."""
+    """``http``, ``tcp`` or ``lookup``."""
     where: str
-    """Host and port or URL, as the guest asked for it, at most 200 characters."""
+    """Host and port, URL, or host, as the guest asked for it, at most 200 characters."""
     address: str
     """The address that was refused; empty where it did not come to one."""
     reason: str

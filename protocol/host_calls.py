@@ -8,7 +8,7 @@ Bulk data (a body, bytes to write, the bytes that arguments point to) travels be
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
@@ -54,6 +54,35 @@ class Errno(IntEnum):
     TIMEDOUT = 73
 
 
+class Cause(IntEnum):
+    """What failed, where the error number does not say it."""
+
+    NONE = 0
+    METHOD = 1
+    """Of ``INVAL``, as the next two: what is wrong with the request."""
+    URL = 2
+    HEADERS = 3
+    LOOKUP = 4
+    ADDRESS = 5
+    """Of ``ACCES``: the host is granted, but not with the address that it has."""
+    CONNECT = 6
+    TLS = 7
+    CERTIFICATE = 8
+    ALERT = 9
+    """TLS ended with an alert of the server's."""
+    SEND = 10
+    RECEIVE = 11
+    HEAD_SIZE = 12
+    """Of ``PROTO``: the head of the response is too large."""
+    INCOMPLETE = 13
+    """Of ``PROTO``: the connection ended before the response did."""
+
+
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e10)]
+"""How long something may take; 0 is as long as the supervisor's side allows, which is never
+exceeded."""
+
+
 class HttpRequest(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """Send a request, whose body travels beside it, and wait for the head of the response; the
     answer's value is a handle."""
@@ -61,6 +90,9 @@ class HttpRequest(msgspec.Struct, frozen=True, array_like=True, tag=1):
     method: str
     url: str
     headers: tuple[tuple[str, str], ...] = ()
+    connect: Seconds = 0
+    respond: Seconds = 0
+    """Until the head of the response is there."""
 
 
 class ReadHead(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -80,6 +112,7 @@ class Read(msgspec.Struct, frozen=True, array_like=True, tag=4):
     """Some bytes of a body or of a stream; none at its end."""
 
     handle: int
+    within: Seconds = 0
 
 
 class Write(msgspec.Struct, frozen=True, array_like=True, tag=5):
@@ -100,7 +133,59 @@ class Close(msgspec.Struct, frozen=True, array_like=True, tag=7):
     handle: int
 
 
-NetworkRequest = HttpRequest | ReadHead | TcpConnect | Read | Write | Shutdown | Close
+WAITED = 4096
+"""Requests that can be waited for at once."""
+
+
+class LookUp(msgspec.Struct, frozen=True, array_like=True, tag=8):
+    """The addresses of a name, one in each line, that the call may have."""
+
+    name: str
+
+
+class Begin(msgspec.Struct, frozen=True, array_like=True, tag=9):
+    """Begin a request, and do not wait for it; the value is a ticket. Of what is read, at most
+    ``protocol.host_calls.BEGUN`` bytes come."""
+
+    request: HttpRequest | TcpConnect | Read | Write | LookUp
+
+
+class Wait(msgspec.Struct, frozen=True, array_like=True, tag=10):
+    """Wait until a request that was begun has ended, at most so many seconds, and without end
+    where they are ``None``. The data are the places of those that have, two bytes each."""
+
+    tickets: Annotated[tuple[int, ...], msgspec.Meta(min_length=1, max_length=WAITED)]
+    seconds: Seconds | None = None
+
+
+class Collect(msgspec.Struct, frozen=True, array_like=True, tag=11):
+    """The answer of a request that has ended; its ticket is used up."""
+
+    ticket: int
+
+
+class Abandon(msgspec.Struct, frozen=True, array_like=True, tag=12):
+    """Stop a request that was begun, and close what it opened."""
+
+    ticket: int
+
+
+NetworkRequest = (
+    HttpRequest
+    | ReadHead
+    | TcpConnect
+    | Read
+    | Write
+    | Shutdown
+    | Close
+    | LookUp
+    | Begin
+    | Wait
+    | Collect
+    | Abandon
+)
+BEGUN = 1 << 16
+"""Bytes that a read which was begun keeps for the guest."""
 
 
 class NetworkAnswer(msgspec.Struct, frozen=True, array_like=True):
@@ -110,6 +195,7 @@ class NetworkAnswer(msgspec.Struct, frozen=True, array_like=True):
     value: int = 0
     message: str = ""
     """Why not, in words, for ``error_message``."""
+    cause: int = Cause.NONE
 
 
 class ImportCall(msgspec.Struct, frozen=True, array_like=True):

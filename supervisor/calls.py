@@ -207,8 +207,11 @@ class CallRecord:
         self.done(outcome)
 
     def disconnect(self) -> None:
-        """Close what the call has open on the network, and drop what its instance has left."""
-        if self.network is not None:
+        """Close what the call has open on the network, but for an instance that lives on, and drop
+        what its instance has left."""
+        if self.network is not None and self.request.profile.stateful:
+            self.network.pause()
+        elif self.network is not None:
             self.network.close()
         if self.objects is not None and self.leftovers is not None:
             self.leftovers.take(self.objects)

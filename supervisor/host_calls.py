@@ -87,6 +87,8 @@ class HostCalls:
         """What the worker's instances have handles to, where they outlive a call."""
         self._ended = False
         self._running: _Running | None = None
+        self._kept: CallNetwork | None = None
+        """The network of the last call of an instance that lives on."""
 
     @property
     def serving(self) -> bool:
@@ -113,9 +115,7 @@ class HostCalls:
         function: HostImport | None = None
         if message.function == NETWORK:
             request = decode_request(message.arguments)
-            if record.network is None:
-                record.network = CallNetwork(self._access, record)
-            network = record.network
+            network = self._network(record)
 
             async def work() -> Answer:
                 answer, back = await network.serve(request, data, message.room)
@@ -150,6 +150,8 @@ class HostCalls:
         self._ended = True
         if self._lasting is not None:
             self._leftovers.take(self._lasting)
+        if self._kept is not None:
+            self._kept.close()
 
     def _objects(self, record: CallRecord) -> Objects:
         if self._lasting is not None:
@@ -162,6 +164,13 @@ class HostCalls:
         """The call is being stopped: it waits no longer."""
         if self._running is not None and self._running.record is record:
             self._running.scope.cancel()
+
+    def _network(self, record: CallRecord) -> CallNetwork:
+        if record.network is None:
+            record.network = CallNetwork(self._access, record, self.nursery, self._kept)
+            if record.request.profile.stateful:
+                self._kept = record.network
+        return record.network
 
     def _data(self, message: HostCall) -> bytes:
         _, outward, half = arena.halves(len(self._shared))

@@ -648,6 +648,21 @@ def host_call_twice(wire: Wire, call: Call) -> None:
 
 
 @at_call
+def host_call_begun_in_a_begun_one(wire: Wire, call: Call) -> None:
+    wire.say(HostCall(call.call, "network", b"\x92\x09\x92\x09\x92\x05\x01"))
+
+
+@at_call
+def host_call_waits_for_nothing(wire: Wire, call: Call) -> None:
+    wire.say(HostCall(call.call, "network", b"\x93\x0a\x90\xc0"))
+
+
+@at_call
+def host_call_waits_for_a_negative_time(wire: Wire, call: Call) -> None:
+    wire.say(HostCall(call.call, "network", b"\x93\x0a\x91\x01\xff"))
+
+
+@at_call
 def host_call_flood(wire: Wire, call: Call) -> None:
     while True:
         wire.say(*[HostCall(call.call, "network", CLOSE)] * 100)

@@ -167,6 +167,9 @@ VIOLATIONS: dict[str, dict[str, Any]] = {
     "host_call_too_much_room": {},
     "host_call_negative_room": {},
     "host_call_twice": {},
+    "host_call_begun_in_a_begun_one": {},
+    "host_call_waits_for_nothing": {},
+    "host_call_waits_for_a_negative_time": {},
     "host_call_flood": {},
     "returns_while_asking": {},
 }

@@ -72,7 +72,7 @@ class GuestNetwork:
             head, body = parse_request(request)
         except ValueError as error:
             return self._fail(Errno.INVAL, str(error))
-        answer, _ = self._ask(head, request[body:])
+        answer, _ = self.ask(head, request[body:])
         return _give(answer, target)
 
     def _http_read_head(
@@ -93,7 +93,7 @@ class GuestNetwork:
             name = bytes(host[:HOST_LIMIT]).decode("ascii")
         except UnicodeDecodeError:
             return self._fail(Errno.INVAL, "bad host: write the name in ASCII (xn--...)")
-        answer, _ = self._ask(TcpConnect(name, port))
+        answer, _ = self.ask(TcpConnect(name, port))
         return _give(answer, target)
 
     def _write(self, memory: GuestMemory, handle: int, start: int, size: int, result: int) -> int:
@@ -101,14 +101,14 @@ class GuestNetwork:
         if data is None or target is None:
             return Errno.FAULT
         assert self._transfer is not None
-        answer, _ = self._ask(Write(handle), data[: self._transfer.room])
+        answer, _ = self.ask(Write(handle), data[: self._transfer.room])
         return _give(answer, target)
 
     def _shutdown(self, _memory: GuestMemory, handle: int) -> int:
-        return self._ask(Shutdown(handle))[0].errno
+        return self.ask(Shutdown(handle))[0].errno
 
     def _close(self, _memory: GuestMemory, handle: int) -> int:
-        return self._ask(Close(handle))[0].errno
+        return self.ask(Close(handle))[0].errno
 
     def _error_message(self, memory: GuestMemory, start: int, size: int) -> int:
         """Copies as much as there is room for; the size of all of it."""
@@ -126,13 +126,14 @@ class GuestNetwork:
         buffer, target = memory.view(start, size), memory.view(result, 4)
         if buffer is None or target is None:
             return Errno.FAULT
-        answer, data = self._ask(request, room=size)
+        answer, data = self.ask(request, room=size)
         buffer[: len(data)] = data
         return _give(answer, target)
 
-    def _ask(
+    def ask(
         self, request: NetworkRequest, data: memoryview | None = None, room: int = 0
     ) -> tuple[NetworkAnswer, memoryview]:
+        """See ``interface.AskNetwork``: what components are given."""
         transfer = self._transfer
         assert transfer is not None
         if data is not None and len(data) > transfer.room:

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-import errno
-import logging
 import ssl
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
-import h11
 import trio
 
 from ...protocol.events import Event
 from ...protocol.host_calls import (
+    BEGUN,
+    Abandon,
+    Begin,
+    Cause,
     Close,
+    Collect,
     Errno,
     HttpRequest,
+    LookUp,
     NetworkAnswer,
     NetworkRequest,
     Read,
     ReadHead,
     Shutdown,
     TcpConnect,
+    Wait,
     Write,
 )
 from . import policy
@@ -34,35 +40,28 @@ from .connections import (
     Resolver,
     Traffic,
     connect,
+    shorter,
     system_resolver,
     system_trust,
 )
+from .failures import during, refusal
 from .http import Exchange
+from .names import Names
 from .policy import Destination, Refused
 from .requests import prepare
+from .tickets import Answer, Tickets
 
 if TYPE_CHECKING:
+    from ...protocol.network import Address
     from ..calls import CallRecord
 
-_log = logging.getLogger("wasm_sandbox")
 IN_TOTAL = 100
-"""Connections that a call may make one after the other, for each that it may have at once."""
+"""Connections that a call may make one after the other, and names that it may have looked up, for
+each connection that it may have at once."""
+FOR_EACH, SPARE = 4, 16
+"""Requests that a call may have begun: for each connection that it may have, and besides."""
 MESSAGE_LIMIT = 500
 """Characters of an error's text: servers choose parts of some."""
-Answer = tuple[NetworkAnswer, bytes]
-"""An answer, and the data beside it."""
-
-_ERRNOS = {
-    errno.ECONNREFUSED: Errno.CONNREFUSED,
-    errno.ECONNRESET: Errno.CONNRESET,
-    errno.ECONNABORTED: Errno.CONNABORTED,
-    errno.EHOSTUNREACH: Errno.HOSTUNREACH,
-    errno.ENETUNREACH: Errno.NETUNREACH,
-    errno.ETIMEDOUT: Errno.TIMEDOUT,
-    errno.EPIPE: Errno.PIPE,
-    errno.EACCES: Errno.ACCES,
-    errno.EPERM: Errno.ACCES,
-}
 
 
 class NetworkAccess:
@@ -83,9 +82,24 @@ class NetworkAccess:
 
 
 class CallNetwork:
-    """What one call does on the network. Its host calls come one at a time."""
+    """What one call does on the network. Its host calls come one at a time; what they begin is
+    carried out beside them.
 
-    def __init__(self, access: NetworkAccess, record: CallRecord) -> None:
+    Args:
+        access: of its pool.
+        record: the call.
+        nursery: of its worker.
+        before: the network of the call before, where the instance lives on: what that left open is
+            this one's.
+    """
+
+    def __init__(
+        self,
+        access: NetworkAccess,
+        record: CallRecord,
+        nursery: trio.Nursery,
+        before: CallNetwork | None = None,
+    ) -> None:
         limits = record.request.limits
         self.traffic = Traffic(limits.network_received, limits.network_sent)
         self.connections = 0
@@ -94,34 +108,44 @@ class CallNetwork:
         self._audit = Audit(access.emit, record)
         self._granted = record.request.profile.network
         self._allowed = limits.connections
+        self._opening = 0
+        """Connections that are being made."""
+        self._lookups = 0
+        self._last = 0
+        """The newest handle."""
         self._open: dict[int, Connection | Exchange] = {}
         self._aims: dict[int, tuple[Operation, Destination]] = {}
         """Where the handles lead."""
+        self._busy: set[tuple[int, str]] = set()
+        """Handles that something is read from or written to, and which of them."""
+        self._names = Names()
+        self._tickets = Tickets(nursery, FOR_EACH * self._allowed + SPARE)
+        if before is not None:
+            self._last, self._open, self._aims = before._last, before._open, before._aims
+            self._names, self._tickets = before._names, before._tickets
+            for thing in self._open.values():
+                _connection(thing).traffic = self.traffic
+
+    def pause(self) -> None:
+        """The call has ended: stop what is under way, and keep what is open for the next."""
+        self._tickets.stop()
 
     def close(self) -> None:
-        """Close all connections."""
+        """Stop what is under way, and close all connections."""
+        self._tickets.stop()
         while self._open:
-            _close(self._open.popitem()[1])
+            _connection(self._open.popitem()[1]).close()
 
     async def serve(self, request: NetworkRequest, data: bytes, room: int) -> Answer:
         """Carry out a request; the answer and the data beside it. Cancelled, it leaves nothing."""
         try:
             return await self._serve(request, data, room)
-        except Refused as refusal:
-            if refusal.errno is Errno.DQUOT:
-                await self._audit.refused(*self._aim(request), refusal)
-            return _error(refusal.errno, refusal.message)
-        except trio.ClosedResourceError:
-            return _error(Errno.CONNABORTED, "it was closed: a write took too long")
-        except trio.TooSlowError:
-            return _error(Errno.TIMEDOUT, "the server took too long")
-        except h11.ProtocolError as error:
-            return _error(Errno.PROTO, f"the server does not speak HTTP: {error}")
-        except (OSError, trio.BrokenResourceError) as error:
-            return _failed(error)
         except Exception as error:  # whatever a server may do, the pool goes on
-            _log.exception("a network request failed")
-            return _error(Errno.IO, f"unexpected: {error!r}")
+            refused = refusal(error)
+            if refused.errno is Errno.DQUOT:
+                await self._audit.refused(*self._aim(request), refused)
+            message = refused.message[:MESSAGE_LIMIT]
+            return NetworkAnswer(refused.errno, 0, message, refused.cause), b""
 
     async def _serve(self, request: NetworkRequest, data: bytes, room: int) -> Answer:
         match request:
@@ -129,30 +153,56 @@ class CallNetwork:
                 return NetworkAnswer(value=await self._http(request, data)), b""
             case TcpConnect(host=host, port=port):
                 return NetworkAnswer(value=await self._tcp(host, port)), b""
+            case LookUp(name=name):
+                return NetworkAnswer(), "\n".join(map(str, await self._look_up(name))).encode()
             case ReadHead(handle=handle):
                 head = self._exchange(handle).head
                 if len(head) > room:
                     message = f"the head has {len(head)} bytes"
                     return NetworkAnswer(Errno.RANGE, len(head), message), b""
                 return NetworkAnswer(value=len(head)), head
-            case Read(handle=handle):
+            case Read(handle=handle, within=within):
                 source = self._handle(handle)
                 if not room:
                     return NetworkAnswer(), b""
-                if isinstance(source, Exchange):
-                    read = await source.read(room)
-                else:
-                    read = await source.receive(room)
+                with self._alone(handle, "read"), during(Cause.RECEIVE):
+                    if isinstance(source, Exchange):
+                        read = await source.read(room, within)
+                    else:
+                        read = await source.receive(room, within)
                 return NetworkAnswer(value=len(read)), read
             case Write(handle=handle):
-                await self._stream(handle).send(data)
+                with self._alone(handle, "write"), during(Cause.SEND):
+                    await self._stream(handle).send(data)
                 return NetworkAnswer(value=len(data)), b""
             case Shutdown(handle=handle):
-                await self._stream(handle).send_eof()
+                with self._alone(handle, "write"):
+                    await self._stream(handle).send_eof()
             case Close(handle=handle):
-                _close(self._handle(handle))
-                del self._open[handle], self._aims[handle]
+                self._close(handle)
+            case Begin(request=begun):
+                work = partial(self.serve, begun, data, BEGUN)
+                undo = partial(self._undo, begun)
+                return NetworkAnswer(value=self._tickets.begin(len(data), work, undo)), b""
+            case Wait(tickets=tickets, seconds=seconds):
+                ended = await self._tickets.wait(tickets, seconds)
+                if len(ended) > room:
+                    raise Refused(Errno.RANGE, f"the answer has {len(ended)} bytes")
+                return NetworkAnswer(), ended
+            case Collect(ticket=ticket):
+                return self._tickets.collect(ticket, room)
+            case Abandon(ticket=ticket):
+                self._tickets.abandon(ticket)
         return NetworkAnswer(), b""
+
+    def _undo(self, request: NetworkRequest, answer: NetworkAnswer) -> None:
+        if isinstance(request, HttpRequest | TcpConnect) and not answer.errno:
+            with suppress(Refused):  # a worker may have guessed the handle, and closed it
+                self._close(answer.value)
+
+    def _close(self, handle: int) -> None:
+        _connection(self._handle(handle)).close()
+        del self._open[handle], self._aims[handle]
 
     # --- connecting -----------------------------------------------------------------------------
 
@@ -160,43 +210,88 @@ class CallNetwork:
         async with self._audit.refusals("http", request.url):
             prepared = prepare(request, len(body))
             self._check_room()
-        connection = await self._connect("http", prepared.where)
-        try:
-            if prepared.tls:
-                await connection.secure(await self._access.context(), str(prepared.where.host))
-            exchange = Exchange(connection)
-            await exchange.begin(prepared, body)
-        except BaseException:
-            connection.close()
-            raise
-        return self._keep(exchange, "http", prepared.where)
+        with self._making():
+            connection = await self._connect("http", prepared.where, within=request.connect)
+            try:
+                if prepared.tls:
+                    with during(Cause.TLS):
+                        context = await self._access.context()
+                        await connection.secure(context, str(prepared.where.host))
+                exchange = Exchange(connection)
+                await exchange.begin(prepared, body, request.respond)
+            except BaseException:
+                connection.close()
+                raise
+            return self._keep(exchange, "http", prepared.where)
 
     async def _tcp(self, host: str, port: int) -> int:
         async with self._audit.refusals("tcp", f"{host}:{port}"):
             where = policy.destination(host, port)
             self._check_room()
-        return self._keep(await self._connect("tcp", where), "tcp", where)
+        addresses = None
+        if not isinstance(where.host, str):
+            addresses = [where.host]
+            where = self._names.of(where, self._granted)
+        with self._making():
+            return self._keep(await self._connect("tcp", where, addresses), "tcp", where)
 
-    async def _connect(self, operation: Operation, where: Destination) -> Connection:
+    async def _connect(
+        self,
+        operation: Operation,
+        where: Destination,
+        addresses: Iterable[Address] | None = None,
+        within: float = 0,
+    ) -> Connection:
         async with self._audit.refusals(operation, where):
             grants = policy.grants_for(self._granted, where)
-        host = where.host
-        addresses = await self._access.resolve(host) if isinstance(host, str) else [host]
-        failure: BaseException = Refused(Errno.NOENT, f"{host} has no address")
-        with trio.fail_after(CONNECT_SECONDS):
-            for address in addresses[:ADDRESSES]:
+        if addresses is None:
+            addresses = await self._addresses(where.host)
+        failure = Refused(Errno.NOENT, f"{where.host} has no address")
+        with during(Cause.CONNECT), trio.fail_after(shorter(CONNECT_SECONDS, within)):
+            for address in addresses:
                 try:
                     async with self._audit.refusals(operation, where, address):
                         grant = policy.check_address(grants, where, address)
                     self._audit.allowed(operation, where, address, grant)
                     self.connections += 1
-                    return await self._access.connect(address, where.port, self.traffic)
-                except (Refused, OSError) as error:
+                    with during(Cause.CONNECT):
+                        return await self._access.connect(address, where.port, self.traffic)
+                except Refused as error:
                     failure = error
         raise failure
 
+    async def _addresses(self, host: str | Address) -> list[Address]:
+        if not isinstance(host, str):
+            return [host]
+        with during(Cause.LOOKUP):
+            return list(await self._access.resolve(host))[:ADDRESSES]
+
+    async def _look_up(self, name: str) -> list[Address]:
+        """The addresses of a name with which the call may have it."""
+        async with self._audit.refusals("lookup", name):
+            where = Destination(policy.name(name), 0)
+            grants = policy.grants_for(self._granted, where)
+            self._lookups += 1
+            if self._lookups > self._allowed * IN_TOTAL:
+                raise Refused(Errno.MFILE, f"more than {self._allowed * IN_TOTAL} names")
+        allowed: list[Address] = []
+        failure = Refused(Errno.NOENT, f"{where.host} has no address")
+        for address in await self._addresses(where.host):
+            try:
+                async with self._audit.refusals("lookup", where, address):
+                    grant = policy.check_address(grants, where, address)
+            except Refused as refused:
+                failure = refused
+            else:
+                self._audit.allowed("lookup", where, address, grant)
+                self._names.found(where.host, address)
+                allowed.append(address)
+        if not allowed:
+            raise failure
+        return allowed
+
     def _check_room(self) -> None:
-        if len(self._open) >= self._allowed:
+        if len(self._open) + self._opening >= self._allowed:
             raise Refused(Errno.MFILE, f"limits.connections of {self._allowed} are open")
         if self.connections >= self._allowed * IN_TOTAL:
             raise Refused(
@@ -205,18 +300,46 @@ class CallNetwork:
                 f"limits.connections",
             )
 
+    @contextmanager
+    def _making(self) -> Generator[None]:
+        """Counts a connection while it is being made."""
+        self._opening += 1
+        try:
+            yield
+        finally:
+            self._opening -= 1
+
     # --- handles --------------------------------------------------------------------------------
 
     def _keep(self, thing: Connection | Exchange, operation: Operation, where: Destination) -> int:
-        self._open[self.connections] = thing
-        self._aims[self.connections] = operation, where
-        return self.connections
+        self._last += 1
+        self._open[self._last] = thing
+        self._aims[self._last] = operation, where
+        return self._last
 
     def _aim(self, request: NetworkRequest) -> tuple[Operation, object]:
-        if isinstance(request, HttpRequest):
-            return "http", request.url
-        assert not isinstance(request, TcpConnect), "connecting counts no bytes"
-        return self._aims[request.handle]
+        match request:
+            case HttpRequest(url=url):
+                return "http", url
+            case Read(handle=handle) | Write(handle=handle):
+                return self._aims.get(handle, ("tcp", "a closed connection"))
+            case _:
+                raise AssertionError("nothing else counts bytes")
+
+    @contextmanager
+    def _alone(self, handle: int, way: Literal["read", "write"]) -> Generator[None]:
+        """Keep others from doing the same to a handle.
+
+        Raises:
+            Refused: ``INVAL``: another does.
+        """
+        if (handle, way) in self._busy:
+            raise Refused(Errno.INVAL, f"another {way} of the handle {handle} is under way")
+        self._busy.add((handle, way))
+        try:
+            yield
+        finally:
+            self._busy.discard((handle, way))
 
     def _handle(self, handle: int) -> Connection | Exchange:
         if handle not in self._open:
@@ -236,19 +359,5 @@ class CallNetwork:
         return found
 
 
-def _close(thing: Connection | Exchange) -> None:
-    (thing.connection if isinstance(thing, Exchange) else thing).close()
-
-
-def _error(number: Errno, message: str) -> Answer:
-    return NetworkAnswer(number, 0, message[:MESSAGE_LIMIT]), b""
-
-
-def _failed(error: BaseException) -> Answer:
-    """What the guest is told of an error of the operating system or of TLS."""
-    cause = error.__cause__ if isinstance(error, trio.BrokenResourceError) else error
-    if isinstance(cause, ssl.SSLError):
-        return _error(Errno.PROTO, f"TLS: {cause}")
-    if isinstance(cause, OSError):
-        return _error(_ERRNOS.get(cause.errno or 0, Errno.IO), cause.strerror or str(cause))
-    return _error(Errno.CONNRESET, "the connection was lost")
+def _connection(thing: Connection | Exchange) -> Connection:
+    return thing.connection if isinstance(thing, Exchange) else thing

@@ -16,7 +16,7 @@ from .policy import Refused
 if TYPE_CHECKING:
     from ..calls import CallRecord
 
-Operation = Literal["http", "tcp"]
+Operation = Literal["http", "tcp", "lookup"]
 LENGTH = 200
 """Characters of what a guest asked for that are told."""
 PATIENCE = 0.001
@@ -31,6 +31,8 @@ class Audit:
         self._emit = emit
         self._record = record
         self._refusals = 0
+        self._pace = trio.Lock()
+        """Refusals of requests that are under way together come one after the other, too."""
 
     def allowed(self, operation: Operation, where: object, address: object, grant: object) -> None:
         """It may connect to ``address``."""
@@ -53,9 +55,10 @@ class Audit:
     ) -> None:
         """Report a refusal, and take some time over it."""
         facts = self._facts(operation, where, address)
-        self._emit(NetworkRefused(reason=refusal.message, **facts))
-        self._refusals += 1
-        await trio.sleep(PATIENCE * min(self._refusals, 100))
+        async with self._pace:
+            self._emit(NetworkRefused(reason=refusal.message, **facts))
+            self._refusals += 1
+            await trio.sleep(PATIENCE * min(self._refusals, 100))
 
     def _facts(self, operation: Operation, where: object, address: object) -> dict[str, Any]:
         request, worker = self._record.request, self._record.worker

@@ -9,7 +9,7 @@ from ipaddress import IPv6Address, ip_address
 
 import trio
 
-from ...protocol.host_calls import Errno
+from ...protocol.host_calls import Cause, Errno
 from ...protocol.network import Address
 from .policy import Refused
 
@@ -66,7 +66,9 @@ class Traffic:
         room = self._may_receive - self.received
         if room <= 0:
             raise Refused(
-                Errno.DQUOT, f"limits.network_received of {self._may_receive} bytes is used up"
+                Errno.DQUOT,
+                f"limits.network_received of {self._may_receive} bytes is used up",
+                Cause.RECEIVE,
             )
         return room
 
@@ -78,7 +80,9 @@ class Traffic:
         """
         if self.sent + size > self._may_send:
             raise Refused(
-                Errno.DQUOT, f"{size} bytes more are above limits.network_sent of {self._may_send}"
+                Errno.DQUOT,
+                f"{size} bytes more are above limits.network_sent of {self._may_send}",
+                Cause.SEND,
             )
         self.sent += size
 
@@ -88,7 +92,8 @@ class Connection:
 
     def __init__(self, sock: trio.socket.SocketType, traffic: Traffic) -> None:
         self._socket = sock
-        self._traffic = traffic
+        self.traffic = traffic
+        """Of the call that it serves now."""
         self._stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]
         self._stream = trio.SocketStream(sock)
 
@@ -100,21 +105,30 @@ class Connection:
             await stream.do_handshake()
         self._stream = stream
 
-    async def receive(self, most: int) -> bytes:
-        """At least one byte and at most ``most``; nothing at the end."""
-        most = min(most, self._traffic.room())
-        with trio.fail_after(TRANSFER_SECONDS):
-            data = await self._stream.receive_some(most)
-        self._traffic.received += len(data)
-        return bytes(data)
+    async def receive(self, most: int, within: float = 0) -> bytes:
+        """At least one byte and at most ``most``, within so many seconds where they are fewer than
+        ours; nothing at the end."""
+        with trio.fail_after(shorter(TRANSFER_SECONDS, within)):
+            if isinstance(self._stream, trio.SocketStream):
+                await trio.lowlevel.wait_readable(self._socket)
+            # Reads beside this one are not to take the same room, so it is set aside meanwhile.
+            traffic = self.traffic
+            aside = min(most, traffic.room())
+            traffic.received += aside
+            data = b""
+            try:
+                data = bytes(await self._stream.receive_some(aside))
+            finally:
+                traffic.received -= aside - len(data)
+        return data
 
     async def send(self, data: bytes) -> None:
-        """Send all of it. Where that takes too long, who knows how much arrived: it is closed."""
-        self._traffic.send(len(data))
+        """Send all of it. Where that is given up, who knows how much arrived: it is closed."""
+        self.traffic.send(len(data))
         try:
             with trio.fail_after(TRANSFER_SECONDS):
                 await self._stream.send_all(data)
-        except trio.TooSlowError:
+        except BaseException:
             self.close()
             raise
 
@@ -126,6 +140,11 @@ class Connection:
     def close(self) -> None:
         """Close it at once."""
         self._socket.close()
+
+
+def shorter(ours: float, theirs: float) -> float:
+    """The shorter of two times in seconds; theirs counts where it is not 0."""
+    return min(ours, theirs) if theirs else ours
 
 
 Connector = Callable[[Address, int, Traffic], Awaitable[Connection]]

@@ -7,10 +7,14 @@ request, which is then checked like the first.
 
 from __future__ import annotations
 
-import h11
+import math
 
-from ...protocol.host_calls import Errno
+import h11
+import trio
+
+from ...protocol.host_calls import Cause, Errno
 from .connections import Connection
+from .failures import during
 from .policy import Refused
 from .requests import HEAD_LIMIT, Prepared
 
@@ -31,11 +35,12 @@ class Exchange:
         self._rest = memoryview(b"")
         self._over = False
 
-    async def begin(self, request: Prepared, body: bytes) -> None:
-        """Send the request and wait for the head of the response.
+    async def begin(self, request: Prepared, body: bytes, within: float = 0) -> None:
+        """Send the request and wait for the head of the response, at most so many seconds where
+        they are not 0.
 
         Raises:
-            h11.RemoteProtocolError: the answer is no HTTP, or its head is too large.
+            Refused: the answer is no HTTP, or its head is too large.
         """
         talk = self._talk
         parts = [
@@ -47,20 +52,27 @@ class Exchange:
             talk.send(h11.Data(data=body)) if body else None,
             talk.send(h11.EndOfMessage()),
         ]
-        await self.connection.send(b"".join(part for part in parts if part))
+        with during(Cause.SEND):
+            await self.connection.send(b"".join(part for part in parts if part))
+        with during(Cause.RECEIVE), trio.fail_after(within or math.inf):
+            await self._head()
+
+    async def _head(self) -> None:
         for _ in range(_INTERIM):
             event = await self._next(_HEAD_CHUNK)
             if isinstance(event, h11.Response):
                 self.head = _text(event)
                 return
             if not isinstance(event, h11.InformationalResponse):
-                raise Refused(Errno.PROTO, "the server closed the connection without a response")
+                message = "the server closed the connection without a response"
+                raise Refused(Errno.PROTO, message, Cause.INCOMPLETE)
         raise Refused(Errno.PROTO, f"the server sent {_INTERIM} interim responses and no other")
 
-    async def read(self, room: int) -> bytes:
-        """Some bytes of the body; none at its end."""
+    async def read(self, room: int, within: float = 0) -> bytes:
+        """Some bytes of the body, waiting at most so many seconds for each piece where they are not
+        0; none at its end."""
         while not self._rest and not self._over:
-            event = await self._next(_CHUNK)
+            event = await self._next(_CHUNK, within)
             if isinstance(event, h11.Data):
                 self._rest = memoryview(bytes(event.data))
             else:
@@ -68,14 +80,14 @@ class Exchange:
         piece, self._rest = self._rest[:room], self._rest[room:]
         return bytes(piece)
 
-    async def _next(self, most: int) -> h11.Event:
+    async def _next(self, most: int, within: float = 0) -> h11.Event:
         while True:
             event = self._talk.next_event()
             if isinstance(event, h11.Event):
                 return event
             if event is h11.PAUSED:
                 raise Refused(Errno.PROTO, "the server switched protocols")
-            self._talk.receive_data(await self.connection.receive(most))
+            self._talk.receive_data(await self.connection.receive(most, within))
 
 
 def _text(response: h11.Response) -> bytes:

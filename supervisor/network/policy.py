@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 
-from ...protocol.host_calls import Errno
+from ...protocol.host_calls import Cause, Errno
 from ...protocol.network import Address, NetworkGrant, parse_host
 
 
@@ -69,10 +69,11 @@ _FULL = frozenset((Reach.PUBLIC, Reach.PRIVATE, Reach.LOOPBACK))
 class Refused(Exception):
     """A guest does not get what it asked for; it is told ``errno`` and why."""
 
-    def __init__(self, errno: Errno, message: str) -> None:
+    def __init__(self, errno: Errno, message: str, cause: Cause = Cause.NONE) -> None:
         super().__init__(message)
         self.errno = errno
         self.message = message
+        self.cause = cause
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +83,11 @@ class Destination:
     host: str | Address
     """A name in lower case, or an address."""
     port: int
+    """0 where it is only to be looked up."""
 
     def __str__(self) -> str:
+        if not self.port:
+            return str(self.host)
         return f"[{self.host}]:{self.port}" if self.literal6 else f"{self.host}:{self.port}"
 
     @property
@@ -98,13 +102,22 @@ def destination(host: str, port: int) -> Destination:
     Raises:
         Refused: ``INVAL``: no host, or no port.
     """
-    try:
-        found = parse_host(host)
-    except ValueError as error:
-        raise Refused(Errno.INVAL, f"bad host {host[:80]!r}: {error}") from None
+    found = name(host)
     if not 1 <= port <= 65535:
         raise Refused(Errno.INVAL, f"bad port {port}: ports are 1 to 65535")
     return Destination(found, port)
+
+
+def name(host: str) -> str | Address:
+    """A host that a guest wrote, in its one spelling.
+
+    Raises:
+        Refused: ``INVAL``: it is none.
+    """
+    try:
+        return parse_host(host)
+    except ValueError as error:
+        raise Refused(Errno.INVAL, f"bad host {host[:80]!r}: {error}", Cause.URL) from None
 
 
 def reach_of(address: Address) -> Reach:
@@ -116,12 +129,15 @@ def reach_of(address: Address) -> Reach:
 
 
 def grants_for(granted: tuple[NetworkGrant, ...], where: Destination) -> tuple[NetworkGrant, ...]:
-    """Those that name this destination. Without one it is not even looked up.
+    """Those that name this destination, on any port where it has none. Without one it is not even
+    looked up.
 
     Raises:
         Refused: ``ACCES``: there is none.
     """
-    found = tuple(g for g in granted if g.has_port(where.port) and _names(g, where.host))
+    found = tuple(
+        g for g in granted if (not where.port or g.has_port(where.port)) and _names(g, where.host)
+    )
     if not found:
         raise Refused(Errno.ACCES, f"no grant of capabilities.network names {where}")
     return found
@@ -150,7 +166,17 @@ def check_address(
         if _admits(grant, where, reach):
             return grant
     # Not the address itself: what names inside of your network lead to is no guest's business.
-    raise Refused(Errno.ACCES, f"no grant that names {where} lets it have a {reach.value} address")
+    message = f"no grant that names {where} lets it have a {reach.value} address"
+    raise Refused(Errno.ACCES, message, Cause.ADDRESS)
+
+
+def admits(granted: tuple[NetworkGrant, ...], where: Destination, address: Address) -> bool:
+    """Whether the destination is granted with that address."""
+    try:
+        check_address(grants_for(granted, where), where, address)
+    except Refused:
+        return False
+    return True
 
 
 def _admits(grant: NetworkGrant, where: Destination, reach: Reach) -> bool:

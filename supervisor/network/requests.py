@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ...protocol.host_calls import Errno, HttpRequest
+from ...protocol.host_calls import Cause, Errno, HttpRequest
 from .policy import Destination, Refused, destination
 
 _URL = re.compile(r"(https?)://([^/?]*)(/[^?]*)?(\?.*)?", re.IGNORECASE)
@@ -50,24 +50,24 @@ def prepare(request: HttpRequest, body: int) -> Prepared:
         Refused: ``INVAL``; the message says what is wrong.
     """
     if not _METHOD.fullmatch(request.method) or request.method in _NO_METHODS:
-        raise _bad(f"bad method {request.method[:40]!r}")
+        raise _bad(f"bad method {request.method[:40]!r}", Cause.METHOD)
     scheme, where, target = parse_url(request.url)
     host = str(where)
     if where.port == PORTS[scheme]:
         host = host.rpartition(":")[0]
     headers = [("Host", host), ("Connection", "close")]
     if len(request.headers) > HEADERS_LIMIT:
-        raise _bad(f"more than {HEADERS_LIMIT} headers")
+        raise _bad(f"more than {HEADERS_LIMIT} headers", Cause.HEADERS)
     for name, value in request.headers:
         if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
-            raise _bad(f"bad header {name[:40]!r}")
+            raise _bad(f"bad header {name[:40]!r}", Cause.HEADERS)
         if name.lower() in OURS:
-            raise _bad(f"the header {name!r} cannot be chosen")
+            raise _bad(f"the header {name!r} cannot be chosen", Cause.HEADERS)
         headers.append((name, value.strip()))
     if body or request.method in ("POST", "PUT", "PATCH"):
         headers.append(("Content-Length", str(body)))
     if sum(len(name) + len(value) + 4 for name, value in headers) > HEAD_LIMIT:
-        raise _bad(f"headers of more than {HEAD_LIMIT} bytes")
+        raise _bad(f"headers of more than {HEAD_LIMIT} bytes", Cause.HEADERS)
     return Prepared(request.method, where, scheme == "https", target, tuple(headers))
 
 
@@ -90,5 +90,5 @@ def parse_url(url: str) -> tuple[str, Destination, str]:
     return scheme, where, (found[3] or "/") + (found[4] or "")
 
 
-def _bad(message: str) -> Refused:
-    return Refused(Errno.INVAL, message)
+def _bad(message: str, cause: Cause = Cause.URL) -> Refused:
+    return Refused(Errno.INVAL, message, cause)
