@@ -13,14 +13,12 @@ from component_texts import ALLOCATOR, OPTIONS
 
 from wasm_sandbox import (
     Capabilities,
-    ConfigurationError,
     DeadlineExceeded,
     Filesystem,
     Instance,
     Limits,
     MissingExport,
     Module,
-    Network,
     OutputLimitExceeded,
     Pool,
     Resource,
@@ -128,8 +126,6 @@ def test_grants_are_those_of_the_instance(pool: Pool, counter: Module, tmp_path:
     files = Capabilities(filesystem=Filesystem.read_only(tmp_path))
     with pool.instance(counter, capabilities=files) as instance:
         assert instance.call(ADD, 1) == 1
-    with pytest.raises(ConfigurationError, match="component"):
-        pool.instance(counter, capabilities=Capabilities(network=Network.full()))
 
 
 ACCOUNTS = """

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from .calls import OutputGuard, build_request, check_component_grants, environment
+from .calls import OutputGuard, build_request, environment
 from .configuration import MAILBOX, RESTART, check_choice
 from .function import Function
 from .granting import check_options
@@ -91,8 +91,6 @@ class Settings:
             limits=configuration.limits, capabilities=configuration.capabilities
         ).change(self.given, command=False)
         check_options(self._options, module.handle)
-        if module.description.component is not None:
-            check_component_grants(self._options.capabilities)
         self._restart: RestartType = restart
         self._policy = policy
         self.mailbox = mailbox

@@ -50,8 +50,6 @@ def build_request(function: Function, args: tuple[Any, ...], *, waits: bool = Fa
     slots, buffers, command = b"", NO_BUFFERS, None
     results, returns_buffer = 0, options.returns is not None
     codec = function.codec
-    if function.module.description.component is not None:
-        check_component_grants(options.capabilities)
     if function.is_command:
         command = _command(function, args)
     elif isinstance(codec, WitCodec):
@@ -85,21 +83,6 @@ def build_request(function: Function, args: tuple[Any, ...], *, waits: bool = Fa
         on_output=OutputGuard(options.on_output) if options.on_output else None,
         parent=serving.get() if waits else None,
     )
-
-
-def check_component_grants(capabilities: Capabilities) -> None:
-    """Refuse grants that no function of a component's could make use of: they would be ignored.
-
-    Raises:
-        ConfigurationError: addresses are granted.
-    """
-    if capabilities.network.grants:
-        raise ConfigurationError(
-            "capabilities.network",
-            capabilities.network,
-            "cannot be granted to a component in this version",
-            "docs/network.md has the functions that core modules can import",
-        )
 
 
 def _command(function: Function, args: tuple[Any, ...]) -> CommandRequest:

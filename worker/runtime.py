@@ -303,6 +303,7 @@ class Runtime:
             files=self._files,
             on_output=self._writer(transfer) if stdio else None,
             direct=stdio and transfer.piped and self._guarded,
+            network=self._network.ask,
         )
 
     def _writer(self, transfer: Transfer) -> Callable[[int, bytes], bool]:

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from shutil import copytree
+from shutil import copy, copytree
 
 from ecosystem.real_modules import (
     CACHE,
@@ -68,6 +68,20 @@ def python_words() -> Path:
     return _built("words-py", COMPONENTIZE_PY.version, "words.py", build)
 
 
+def python_talk() -> Path:
+    """``talk.py``, which uses the network, by componentize-py."""
+    tool, interfaces = COMPONENTIZE_PY.folder(), JCO.folder() / "package" / "lib" / "wit"
+
+    def build(target: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+            wit = Path(folder) / "wit"
+            copytree(interfaces / "builtin" / WASI, wit / "deps")
+            copy(SOURCES / "talk.wit", wit)
+            _python(tool, "talk", wit, "talk", target)
+
+    return _built("talk-py", COMPONENTIZE_PY.version, "talk.py", build)
+
+
 def quickjs_geometry() -> Path:
     """``geometry.js``, by componentize-qjs, which jco has as a backend."""
     version = "0.4.5"
@@ -84,6 +98,15 @@ def quickjs_geometry() -> Path:
 
 def starlingmonkey_geometry() -> Path:
     """``geometry.js``, by ComponentizeJS."""
+    return _starlingmonkey("geometry")
+
+
+def starlingmonkey_fetch() -> Path:
+    """``fetch.js``, by ComponentizeJS."""
+    return _starlingmonkey("fetch")
+
+
+def _starlingmonkey(world: str) -> Path:
     version = "0.23.0"
     tool = install_with_npm("@bytecodealliance/componentize-js", version)
 
@@ -92,15 +115,15 @@ def starlingmonkey_geometry() -> Path:
         script.write_text(
             "import { componentize } from '@bytecodealliance/componentize-js';\n"
             "import { readFile, writeFile } from 'node:fs/promises';\n"
-            "const [source, witPath, out] = process.argv.slice(2);\n"
+            "const [source, witPath, worldName, out] = process.argv.slice(2);\n"
             "const made = await componentize(await readFile(source, 'utf8'), "
-            "{ witPath, worldName: 'geometry' });\n"
+            "{ witPath, worldName });\n"
             "await writeFile(out, made.component);\n"
         )
-        files = (SOURCES / "geometry.js", SOURCES / "geometry.wit", target)
-        run_command("node", str(script), *map(str, files))
+        sources = (str(SOURCES / f"{world}.js"), str(SOURCES / f"{world}.wit"))
+        run_command("node", str(script), *sources, world, str(target))
 
-    return _built("geometry-js", version, "geometry.js", build)
+    return _built(f"{world}-js", version, f"{world}.js", build)
 
 
 def _built(name: str, version: str, source: str, build: Callable[[Path], None]) -> Path:

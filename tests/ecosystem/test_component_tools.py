@@ -1,13 +1,28 @@
 """Components that nobody built for this library: Python by componentize-py, JavaScript by
 componentize-qjs and ComponentizeJS, from the sources in ``examples/guests/components``."""
 
+import socketserver
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from ecosystem import components, real_modules
 
-from wasm_sandbox import Capabilities, Err, Filesystem, Limits, Module, Ok, Pool, Trap, Variant
+from wasm_sandbox import (
+    Capabilities,
+    Err,
+    Filesystem,
+    Limits,
+    Module,
+    Network,
+    Ok,
+    Pool,
+    Trap,
+    Variant,
+)
 
 # The longest step is to compile CPython: half a minute on two cores, more where they are busy.
 pytestmark = [pytest.mark.ecosystem, pytest.mark.timeout(900)]
@@ -94,3 +109,72 @@ def test_files_are_those_that_were_granted(pool: Pool, words: Module, tmp_path: 
     for name in ("/data/../text", "/etc/passwd"):
         with pytest.raises(Trap):  # componentize-py's answer to a Python exception
             pool.run(words, name, capabilities=granted)
+
+
+class Web(BaseHTTPRequestHandler):
+    """Tells what it was asked, the other way round."""
+
+    def do_GET(self) -> None:
+        self._answer(self.path.encode())
+
+    def do_POST(self) -> None:
+        self._answer(self.rfile.read(int(self.headers["Content-Length"])))
+
+    def _answer(self, asked: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(asked)))
+        self.end_headers()
+        self.wfile.write(asked[::-1])
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Nobody reads it."""
+
+
+class Mirror(socketserver.BaseRequestHandler):
+    """Says what it was told, the other way round."""
+
+    def handle(self) -> None:
+        self.request.sendall(self.request.recv(100)[::-1])
+
+
+@contextmanager
+def serving(server: socketserver.BaseServer) -> Iterator[int]:
+    """Run a server; its port."""
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server.server_address[1]  # type: ignore[misc]
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_fetch_of_javascript_goes_where_it_is_granted(pool: Pool) -> None:
+    module = pool.load(available(components.starlingmonkey_fetch))
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Web)) as port:
+        granted = Capabilities(network=Network.loopback(port))
+        get, post, race = (
+            module[name].options(capabilities=granted) for name in ("get", "post", "race")
+        )
+        site = f"http://127.0.0.1:{port}"
+        assert get(f"{site}/path?query") == Ok((200, "yreuq?htap/"))
+        assert post(site, "a body") == Ok((200, "ydob a"))
+        assert race([f"{site}/same", f"{site}/same"]) == Ok("emas/")
+        assert isinstance(get("http://example.org/"), Err)
+        assert isinstance(module["get"](site), Err)
+
+
+def test_python_fetches_and_talks_where_it_is_granted(pool: Pool) -> None:
+    module = pool.load(available(components.python_talk))
+    with (
+        serving(ThreadingHTTPServer(("127.0.0.1", 0), Web)) as web,
+        serving(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Mirror)) as mirror,
+    ):
+        granted = Capabilities(network=Network.loopback())
+        get, talk = (module[name].options(capabilities=granted) for name in ("get", "talk"))
+        assert get(f"127.0.0.1:{web}", "/path") == Ok((200, "htap/"))
+        assert get("example.org", "/") == Err("ErrorCode_HttpRequestDenied")
+        assert talk("localhost", mirror, "hello") == Ok("olleh")
+        assert isinstance(talk("example.org", 80, "hello"), Err)
+        assert isinstance(module["talk"]("localhost", mirror, "hello"), Err)

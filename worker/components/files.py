@@ -13,7 +13,7 @@ from typing import Any
 from .bridge import BUFFER
 from .heap import BadValue
 from .offers import State, offer
-from .streams import Failed, Sink, Source
+from .pipes import Failed, Sink, Source
 
 _ERRNO = {
     2: "access",
@@ -116,6 +116,7 @@ class FileError(OSError):
         name = _ERRNO.get(errno, "io")
         super().__init__(errno, name)
         self.code = _PLACES[name]
+        self.failed = Failed(name, _ON, self.code)
 
 
 class Descriptor:
@@ -314,8 +315,7 @@ class Files:
 
     @offer(_ON, "filesystem-error-code", f"(borrow<error>) -> option<{_CODE}>")
     def filesystem_error_code(self, error: int) -> list[Any]:
-        code = self._state.objects.get(error, Failed).code
-        return [0, None] if code is None else [1, code]
+        return self._state.objects.get(error, Failed).code(_ON)
 
     def _method(self, descriptor: int, name: str, *arguments: int) -> list[Any]:
         self.ask(name, self._get(descriptor).number, *arguments)

@@ -18,10 +18,16 @@ from ...protocol import wit
 from ...protocol.wit import Signature, World
 from ..engines.interface import ComponentFunction, EngineRefusal, RunSettings, Wasi, shorten
 from .files import FileError, Files
+from .http_fields import Fields
+from .http_requests import Requests
+from .http_responses import Responses
 from .instance import HostFunction
 from .offers import State
 from .plan import Lowering, Plan
+from .poll import Polls
 from .shapes import Shapes
+from .sockets import Sockets
+from .sockets_tcp import TcpSockets
 from .streams import Streams
 from .wasi import System
 
@@ -45,7 +51,17 @@ class ComponentHost:
         }
         self.state = State(settings, woken)
         self._offers: dict[tuple[str, str], tuple[str, HostFunction]] = {}
-        for part in (Streams(self.state), System(self.state), Files(self.state)):
+        for part in (
+            Streams(self.state),
+            Polls(self.state),
+            System(self.state),
+            Files(self.state),
+            Fields(self.state),
+            Requests(self.state),
+            Responses(self.state),
+            Sockets(self.state),
+            TcpSockets(self.state),
+        ):
             for name in dir(part):
                 function = getattr(part, name)
                 for interface, called, shape in getattr(function, "offers", ()):

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from ..engines.clocks import GuestClock
 from ..engines.interface import NO_WASI, RunSettings, Wasi
 from .heap import BadValue
+from .network import Network
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -74,6 +75,16 @@ class Objects:
             raise BadValue(f"a handle to something else than {kind.__name__}")
         return found
 
+    def take(self, number: int, kind: type[T]) -> T:
+        """The same, and the guest has given it away.
+
+        Raises:
+            BadValue: as ``get``.
+        """
+        found = self.get(number, kind)
+        del self._objects[number]
+        return found
+
     def drop(self, number: int) -> None:
         """The guest has no use for it any more."""
         dropped = self._objects.pop(number, None)
@@ -102,6 +113,7 @@ class State:
         self.numbers = random.Random(seed) if kind == "seeded" else None
         self.bridge: Bridge | None = None
         """What stands for the granted directories, where there are any."""
+        self.network = None if wasi.network is None else Network(wasi.network)
         self.stdin: bytes | int | None = None
         """Its bytes that are left, or an open descriptor; ``None`` until it is asked for."""
 

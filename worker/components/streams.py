@@ -5,56 +5,17 @@ Source: WIT of ``wasi:io@0.2`` and ``wasi:cli@0.2``.
 
 from __future__ import annotations
 
-import math
 import os
-import threading
-import time
-from struct import pack
 from typing import Any
 
-from ..engines.interface import GuestTrap
 from .heap import BadValue
 from .offers import STREAM_ERROR, State, offer
+from .pipes import PERMIT, Failed, Sink, Source
 
-PERMIT = 1 << 16
-"""Bytes that a guest may write at once, and gets at once."""
 CLOSED = [1, [1, None]]
 """``err(closed)``."""
 _OK = [0, None]
-_POLL = "wasi:io/poll"
 _STREAMS = "wasi:io/streams"
-
-
-class Pollable:
-    """Something to wait for: ready at a time of the machine's monotonic clock, in seconds."""
-
-    def __init__(self, at: float = -math.inf) -> None:
-        self.at = at
-
-
-class Failed:
-    """``error``: why an operation failed; ``code`` is its ``error-code``, where it was one on
-    files."""
-
-    def __init__(self, message: str, code: int | None = None) -> None:
-        self.message = message
-        self.code = code
-
-
-class Source:
-    """``input-stream``."""
-
-    def read(self, size: int) -> bytes:
-        """At most so many bytes, and at least one; nothing at the end."""
-        raise NotImplementedError
-
-
-class Sink:
-    """``output-stream``."""
-
-    def write(self, data: bytes) -> bool:
-        """Whether it was taken."""
-        raise NotImplementedError
 
 
 class Stdin(Source):
@@ -114,46 +75,19 @@ class Streams:
     def no_terminal(self) -> list[Any]:
         return [0, None]
 
-    # --- errors and waiting -----------------------------------------------------------------------
+    # --- errors -----------------------------------------------------------------------------------
 
     @offer("wasi:io/error", "[method]error.to-debug-string", "(borrow<error>) -> string")
     def to_debug_string(self, error: int) -> str:
         return self._state.objects.get(error, Failed).message
 
-    @offer(_POLL, "[method]pollable.ready", "(borrow<pollable>) -> bool")
-    def ready(self, pollable: int) -> bool:
-        return self._state.objects.get(pollable, Pollable).at <= time.monotonic()
-
-    @offer(_POLL, "[method]pollable.block", "(borrow<pollable>)")
-    def block(self, pollable: int) -> None:
-        self._wait(self._state.objects.get(pollable, Pollable).at)
-
-    @offer(_POLL, "poll", "(list<borrow<pollable>>) -> list<u32>")
-    def poll(self, pollables: list[int]) -> bytes:
-        if not pollables:
-            raise BadValue("poll waits for nothing")
-        ends = [self._state.objects.get(each, Pollable).at for each in pollables]
-        first = min(ends)
-        self._wait(first)
-        now = max(time.monotonic(), first)
-        places = [place for place, end in enumerate(ends) if end <= now]
-        return pack(f"<{len(places)}I", *places)
-
-    def _wait(self, until: float) -> None:
-        left = until - time.monotonic()
-        # The engine looks for an interrupt only where code loops or calls.
-        if left > 0 and self._state.woken.wait(min(left, threading.TIMEOUT_MAX)):
-            raise GuestTrap("interrupt", "interrupted while it waited")
-
     @offer(_STREAMS, "[method]input-stream.subscribe", "(borrow<input-stream>) -> own<pollable>")
     def subscribe_input(self, stream: int) -> int:
-        self._state.objects.get(stream, Source)
-        return self._state.objects.add(Pollable())
+        return self._state.objects.add(self._state.objects.get(stream, Source).subscribe())
 
     @offer(_STREAMS, "[method]output-stream.subscribe", "(borrow<output-stream>) -> own<pollable>")
     def subscribe_output(self, stream: int) -> int:
-        self._state.objects.get(stream, Sink)
-        return self._state.objects.add(Pollable())
+        return self._state.objects.add(self._state.objects.get(stream, Sink).subscribe())
 
     # --- input ------------------------------------------------------------------------------------
 
@@ -162,41 +96,52 @@ class Streams:
         "[method]input-stream.read",
         f"(borrow<input-stream>, u64) -> result<list<u8>, {STREAM_ERROR}>",
     )
+    def read(self, stream: int, size: int) -> list[Any]:
+        return self._take(stream, size, wait=False)
+
     @offer(
         _STREAMS,
         "[method]input-stream.blocking-read",
         f"(borrow<input-stream>, u64) -> result<list<u8>, {STREAM_ERROR}>",
     )
-    def read(self, stream: int, size: int) -> list[Any]:
-        source = self._state.objects.get(stream, Source)
-        if size == 0:
-            return [0, b""]
-        data = self._take(source, size)
-        return data if isinstance(data, list) else [0, data]
+    def blocking_read(self, stream: int, size: int) -> list[Any]:
+        return self._take(stream, size, wait=True)
 
     @offer(
         _STREAMS,
         "[method]input-stream.skip",
         f"(borrow<input-stream>, u64) -> result<u64, {STREAM_ERROR}>",
     )
+    def skip(self, stream: int, size: int) -> list[Any]:
+        read = self.read(stream, size)
+        return read if read[0] else [0, len(read[1])]
+
     @offer(
         _STREAMS,
         "[method]input-stream.blocking-skip",
         f"(borrow<input-stream>, u64) -> result<u64, {STREAM_ERROR}>",
     )
-    def skip(self, stream: int, size: int) -> list[Any]:
-        read = self.read(stream, size)
+    def blocking_skip(self, stream: int, size: int) -> list[Any]:
+        read = self.blocking_read(stream, size)
         return read if read[0] else [0, len(read[1])]
 
-    def _take(self, source: Source, size: int) -> bytes | list[Any]:
+    def _take(self, stream: int, size: int, *, wait: bool) -> list[Any]:
+        source = self._state.objects.get(stream, Source)
+        if size == 0:
+            return [0, b""]
+        size = min(size, PERMIT)
         try:
-            return source.read(min(size, PERMIT)) or CLOSED
+            data = source.read(size) if wait else source.try_read(size)
         except OSError as error:
             return self._failed(error)
+        if data is None:
+            return [0, b""]
+        return [0, data] if data else CLOSED
 
     def _failed(self, error: OSError) -> list[Any]:
-        message = error.strerror or "input or output failed"
-        failed = Failed(message, getattr(error, "code", None))
+        failed = getattr(error, "failed", None)
+        if not isinstance(failed, Failed):
+            failed = Failed(error.strerror or "input or output failed")
         return [1, [0, self._state.objects.add(failed)]]
 
     # --- output -----------------------------------------------------------------------------------
@@ -207,32 +152,31 @@ class Streams:
         f"(borrow<output-stream>) -> result<u64, {STREAM_ERROR}>",
     )
     def check_write(self, stream: int) -> list[Any]:
-        self._state.objects.get(stream, Sink)
-        return [0, PERMIT]
+        sink = self._state.objects.get(stream, Sink)
+        try:
+            return [0, sink.permit()]
+        except OSError as error:
+            return self._failed(error)
 
     @offer(
         _STREAMS,
         "[method]output-stream.write",
         f"(borrow<output-stream>, list<u8>) -> result<_, {STREAM_ERROR}>",
     )
+    def write(self, stream: int, data: bytes) -> list[Any]:
+        return self._give(stream, data, wait=False)
+
     @offer(
         _STREAMS,
         "[method]output-stream.blocking-write-and-flush",
         f"(borrow<output-stream>, list<u8>) -> result<_, {STREAM_ERROR}>",
     )
-    def write(self, stream: int, data: bytes) -> list[Any]:
-        if len(data) > PERMIT:
-            raise BadValue(f"{len(data)} bytes are written at once, {PERMIT} are permitted")
-        return self._give(self._state.objects.get(stream, Sink), data)
+    def blocking_write_and_flush(self, stream: int, data: bytes) -> list[Any]:
+        return self._give(stream, data, wait=True)
 
     @offer(
         _STREAMS,
         "[method]output-stream.write-zeroes",
-        f"(borrow<output-stream>, u64) -> result<_, {STREAM_ERROR}>",
-    )
-    @offer(
-        _STREAMS,
-        "[method]output-stream.blocking-write-zeroes-and-flush",
         f"(borrow<output-stream>, u64) -> result<_, {STREAM_ERROR}>",
     )
     def write_zeroes(self, stream: int, size: int) -> list[Any]:
@@ -240,12 +184,15 @@ class Streams:
 
     @offer(
         _STREAMS,
-        "[method]output-stream.flush",
-        f"(borrow<output-stream>) -> result<_, {STREAM_ERROR}>",
+        "[method]output-stream.blocking-write-zeroes-and-flush",
+        f"(borrow<output-stream>, u64) -> result<_, {STREAM_ERROR}>",
     )
+    def blocking_write_zeroes_and_flush(self, stream: int, size: int) -> list[Any]:
+        return self.blocking_write_and_flush(stream, bytes(min(size, PERMIT + 1)))
+
     @offer(
         _STREAMS,
-        "[method]output-stream.blocking-flush",
+        "[method]output-stream.flush",
         f"(borrow<output-stream>) -> result<_, {STREAM_ERROR}>",
     )
     def flush(self, stream: int) -> list[Any]:
@@ -254,24 +201,49 @@ class Streams:
 
     @offer(
         _STREAMS,
+        "[method]output-stream.blocking-flush",
+        f"(borrow<output-stream>) -> result<_, {STREAM_ERROR}>",
+    )
+    def blocking_flush(self, stream: int) -> list[Any]:
+        try:
+            self._state.objects.get(stream, Sink).flush()
+        except OSError as error:
+            return self._failed(error)
+        return _OK
+
+    @offer(
+        _STREAMS,
         "[method]output-stream.splice",
         f"(borrow<output-stream>, borrow<input-stream>, u64) -> result<u64, {STREAM_ERROR}>",
     )
+    def splice(self, sink: int, source: int, size: int) -> list[Any]:
+        permitted = self.check_write(sink)
+        if permitted[0]:
+            return permitted
+        return self._splice(sink, source, min(size, permitted[1]), wait=False)
+
     @offer(
         _STREAMS,
         "[method]output-stream.blocking-splice",
         f"(borrow<output-stream>, borrow<input-stream>, u64) -> result<u64, {STREAM_ERROR}>",
     )
-    def splice(self, sink: int, source: int, size: int) -> list[Any]:
-        into = self._state.objects.get(sink, Sink)
-        read = self.read(source, size)
-        if read[0]:
-            return read
-        given = self._give(into, read[1])
+    def blocking_splice(self, sink: int, source: int, size: int) -> list[Any]:
+        return self._splice(sink, source, size, wait=True)
+
+    def _splice(self, sink: int, source: int, size: int, *, wait: bool) -> list[Any]:
+        self._state.objects.get(sink, Sink)
+        read = self._take(source, size, wait=wait)
+        if read[0] or not read[1]:
+            return read if read[0] else [0, 0]
+        given = self._give(sink, read[1], wait=wait)
         return given if given[0] else [0, len(read[1])]
 
-    def _give(self, sink: Sink, data: bytes) -> list[Any]:
+    def _give(self, stream: int, data: bytes, *, wait: bool) -> list[Any]:
+        if len(data) > PERMIT:
+            raise BadValue(f"{len(data)} bytes are written at once, {PERMIT} are permitted")
+        sink = self._state.objects.get(stream, Sink)
         try:
-            return _OK if sink.write(data) else CLOSED
+            taken = sink.write_through(data) if wait else sink.write(data)
         except OSError as error:
             return self._failed(error)
+        return _OK if taken else CLOSED

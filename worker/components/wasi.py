@@ -13,7 +13,7 @@ from ..engines.clocks import MONOTONIC, REALTIME
 from ..engines.interface import EngineRefusal, GuestExit
 from .heap import BadValue
 from .offers import State, offer
-from .streams import Pollable
+from .pipes import Pollable
 
 RANDOM_LIMIT = 64 << 20
 """Bytes of random numbers at once, as in WASI preview 1."""

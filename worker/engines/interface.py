@@ -13,6 +13,7 @@ import msgspec
 
 from ...protocol.capabilities import Grant
 from ...protocol.description import FunctionType, ModuleDescription
+from ...protocol.host_calls import NetworkAnswer, NetworkRequest
 from ...protocol.messages import FROM_HOST as FROM_HOST
 from ...protocol.messages import FROM_WASI as FROM_WASI
 
@@ -213,6 +214,20 @@ class FileLimits(msgspec.Struct, frozen=True, kw_only=True):
     io_write: int = 256 << 20
 
 
+class AskNetwork(Protocol):
+    """Has the supervisor's side carry out a request, and waits for it."""
+
+    def __call__(
+        self, request: NetworkRequest, data: memoryview | None = None, room: int = 0
+    ) -> tuple[NetworkAnswer, memoryview]:
+        """The answer and the bytes beside it, at most ``room``, which are to be copied at once.
+
+        Raises:
+            GuestTrap: the guest must not go on, because the call is being stopped.
+        """
+        ...
+
+
 class Wasi(msgspec.Struct, frozen=True, kw_only=True):
     """What a guest that imports WASI gets. Default: nothing."""
 
@@ -228,6 +243,8 @@ class Wasi(msgspec.Struct, frozen=True, kw_only=True):
     """Called with 1 (stdout) or 2 (stderr) and at most a few KiB. Where it returns false, the
     guest's write fails with ``ENOSPC``. What it raises ends the call. ``None`` swallows all
     output."""
+    network: AskNetwork | None = None
+    """How a component reaches the network; ``None``: not at all."""
 
     direct: bool = False
     """Whether the guest's output is taken as it writes it, in pieces of 64 KiB. It needs the gate
