@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -15,9 +15,12 @@ from host_guests import KINDS, Hanging
 from importing_components import COMMAND, ECHO, PRICES, SHOP, dividing, imported_echo
 
 from wasm_sandbox import (
+    Capabilities,
+    CapabilityDenied,
     ConfigurationError,
     DeadlineExceeded,
     Err,
+    Grants,
     HostFunction,
     HostFunctionError,
     Limits,
@@ -93,6 +96,22 @@ def test_functions_of_interfaces_and_of_the_world_are_called(
     assert receipt.bytes_in
     (told,) = [each for each in events if isinstance(each, HostFunctionsCalled)]
     assert dict(told.functions) == {"log": 1, f"{PRICES}#unit-price": 1}
+
+
+def test_a_function_gets_the_custom_capabilities_that_it_needs(pool: Pool) -> None:
+    def divide_by(a: int, b: int, *, grants: Grants) -> Ok | Err:
+        if b > cast("int", grants["most"]):
+            raise WitError("too much")
+        return Ok(a // b)
+
+    def granted(most: int) -> Capabilities:
+        return Capabilities(custom={"most": most})
+
+    call = divide(pool, HostFunction(divide_by, needs={"most": (1, 9)}))
+    assert call.options(capabilities=granted(9))(8, 4) == Ok(2)
+    assert call.options(capabilities=granted(3))(8, 4) == Err("too much")
+    with pytest.raises(CapabilityDenied, match=r"capabilities\.custom\.most"):
+        call(8, 4)
 
 
 def test_what_is_needed_is_shown_with_its_types(pool: Pool) -> None:

@@ -7,14 +7,16 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
 from fakes import until
 from importing_components import DATABASE, DB
 
 from wasm_sandbox import (
+    Capabilities,
     ConfigurationError,
+    Grants,
     HostFunction,
     HostFunctionError,
     MissingImport,
@@ -341,3 +343,33 @@ def test_a_resource_may_be_used_from_another_interface(pool: Pool) -> None:
     }
     assert pool.load(source, imports=imports)["f"](42) == 42
     assert closed() == [1]
+
+
+def test_a_class_whose_methods_get_grants_is_closed_without(pool: Pool) -> None:
+    class Granted(Connection):
+        def __init__(self, size: int, *, grants: Grants) -> None:
+            super().__init__(size * cast("int", grants["times"]))
+
+        def add_up(self, n: int, *, grants: Grants) -> int:
+            return super().add_up(n) * cast("int", grants["times"])
+
+        @classmethod
+        def how_many(cls, *, grants: Grants) -> int:
+            return len(cls.made)
+
+    given = GIVEN | {"connection": HostFunction(Granted, needs={"times": (1, 9)})}
+    module = pool.load(DATABASE, imports={DB: given})
+    granted = Capabilities(custom={"times": 2})
+    assert module["use"].options(capabilities=granted)(40, 2) == (40 * 2 + 2) * 2
+    assert closed() == [1]
+
+
+def _drop(thing: Connection, *, grants: Grants) -> None:
+    thing.close()
+
+
+def test_dropping_needs_no_grants(pool: Pool) -> None:
+    needy = HostFunction(_drop, needs={"times": (1, 9)})
+    given = {name: GIVEN[name] for name in GIVEN if name != "connection"}
+    with pytest.raises(ConfigurationError, match="whatever is granted"):
+        pool.load(DATABASE, imports={DB: given | {"[resource-drop]connection": needy}})
