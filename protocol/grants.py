@@ -172,7 +172,7 @@ def _said(need: Need) -> str:
     if isinstance(need, tuple):
         whole = "a whole number" if all(isinstance(bound, int) for bound in need) else "a number"
         return f"{whole} from {need[0]} to {need[1]}"
-    return {bool: "true or false", str: "text"}.get(need, "a list of texts")
+    return "true or false" if need is bool else "text" if need is str else "a list of texts"
 
 
 def within(asked: GrantValue, granted: GrantValue) -> bool:
