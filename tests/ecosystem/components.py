@@ -82,18 +82,18 @@ def python_talk() -> Path:
     return _built("talk-py", COMPONENTIZE_PY.version, "talk.py", build)
 
 
-def quickjs_geometry() -> Path:
-    """``geometry.js``, by componentize-qjs, which jco has as a backend."""
+def quickjs(program: str) -> Path:
+    """A program in JavaScript, by componentize-qjs, which jco has as a backend."""
     version = "0.4.5"
     tool = install_with_npm("componentize-qjs", version)
 
     def build(target: Path) -> None:
         run_command(
-            *(str(tool / ".bin" / "componentize-qjs"), "--wit", str(SOURCES / "geometry.wit")),
-            *("--js", str(SOURCES / "geometry.js"), "--world", "geometry", "-o", str(target)),
+            *(str(tool / ".bin" / "componentize-qjs"), "--wit", str(SOURCES / f"{program}.wit")),
+            *("--js", str(SOURCES / f"{program}.js"), "--world", program, "-o", str(target)),
         )
 
-    return _built("geometry-qjs", version, "geometry.js", build)
+    return _built(f"{program}-qjs", version, f"{program}.js", build)
 
 
 def starlingmonkey_geometry() -> Path:

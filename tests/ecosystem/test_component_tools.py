@@ -4,9 +4,11 @@ componentize-qjs and ComponentizeJS, from the sources in ``examples/guests/compo
 import socketserver
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 from ecosystem import components, real_modules
@@ -22,6 +24,7 @@ from wasm_sandbox import (
     Pool,
     Trap,
     Variant,
+    WitError,
 )
 
 # The longest step is to compile CPython: half a minute on two cores, more where they are busy.
@@ -37,7 +40,7 @@ LIMITS = Limits(
 SHAPES = "docs:geometry/shapes@0.1.0"
 BUILDS: dict[str, Callable[[], Path]] = {
     "componentize-py": components.python_geometry,
-    "componentize-qjs": components.quickjs_geometry,
+    "componentize-qjs": partial(components.quickjs, "geometry"),
     "ComponentizeJS": components.starlingmonkey_geometry,
 }
 
@@ -91,6 +94,34 @@ def test_the_world_is_the_one_that_it_was_built_for(geometry: Module) -> None:
         "  }\n"
         "}"
     )
+
+
+class Receipt:
+    """A resource that the tills get."""
+
+    def __init__(self, customer: str) -> None:
+        self.customer = customer
+        self.cents = 0
+
+    def add(self, article: dict[str, Any]) -> None:
+        self.cents += article["cents"]
+
+    def total(self) -> int:
+        return self.cents
+
+
+def test_an_interface_of_the_program_is_called(pool: Pool) -> None:
+    def price(name: str) -> Ok:
+        if name != "tea":
+            raise WitError(f"there is no {name}")
+        return Ok({"name": name, "cents": 250})
+
+    source = available(partial(components.quickjs, "till"))
+    till = pool.load(source, imports={"docs:till/prices": {"price": price, "receipt": Receipt}})
+    value, receipt = till["order"].detailed("Ada", ["tea", "tea"])
+    assert value == Ok(500)
+    assert receipt.host_calls >= 6
+    assert till["order"]("Ada", ["tea", "gin"]) == Err("there is no gin")
 
 
 def test_a_command_is_run_as_any_other(pool: Pool, words: Module) -> None:

@@ -33,6 +33,19 @@ ASKS = b"""(module
       (local.set $n (i32.sub (local.get $n) (i32.const 1)))
       (br_if $again (local.get $n)))
     (local.get $n)))"""
+COMPONENT_ASKS = b"""(component
+  (import "f" (func $f (param "n" s32) (result s32)))
+  (core func $lowered (canon lower (func $f)))
+  (core module $m
+    (import "" "f" (func $f (param i32) (result i32)))
+    (func (export "ask") (param $n i32) (result i32)
+      (loop $again
+        (drop (call $f (local.get $n)))
+        (local.set $n (i32.sub (local.get $n) (i32.const 1)))
+        (br_if $again (local.get $n)))
+      (local.get $n)))
+  (core instance $i (instantiate $m (with "" (instance (export "f" (func $lowered))))))
+  (func (export "ask") (param "n" s32) (result s32) (canon lift (core func $i "ask"))))"""
 ASKS_WITH_BYTES = b"""(module
   (import "env" "f" (func $f (param i32 i32) (result i64)))
   (memory (export "memory") 64)

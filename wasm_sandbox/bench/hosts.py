@@ -12,7 +12,7 @@ from typing import Any
 
 from ..imports import HostFunction
 from .functions import same
-from .guests import ASKS, ASKS_WITH_BYTES
+from .guests import ASKS, ASKS_WITH_BYTES, COMPONENT_ASKS
 from .measure import timed
 from .model import OURS, Figure
 from .pools import new_pool
@@ -35,9 +35,9 @@ def _each(run: Callable[[], object], calls: int) -> list[float]:
 
 
 @contextmanager
-def _asking(calls: int, **functions: Any) -> Generator[Turn]:
+def _asking(calls: int, source: bytes = ASKS, **functions: Any) -> Generator[Turn]:
     with new_pool(1) as pool:
-        ask = pool.load(ASKS, **functions)["ask"]
+        ask = pool.load(source, **functions)["ask"]
         ask(calls)
         yield lambda: _each(lambda: ask(calls), calls)
 
@@ -87,8 +87,10 @@ def host_call(effort: Effort) -> Subjects:
         "a coroutine": asking(HostFunction(_awaited, rate=_RATE)),
         "`worker_imports=`": {"worker_imports": {"env": {"f": same}}},
     }
+    component = {"f": HostFunction(same, direct=True, rate=_RATE)}
     return {
         **{f"{OURS}, {way}": _asking(calls, **given) for way, given in ways.items()},
+        f"{OURS}, direct, from a component": _asking(calls, COMPONENT_ASKS, imports=component),
         "multiprocessing.Pipe": _pipe(calls),
     }
 
