@@ -8,7 +8,7 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from ecosystem import components, real_modules
@@ -174,7 +174,7 @@ def serving(server: socketserver.BaseServer) -> Iterator[int]:
     thread = Thread(target=server.serve_forever)
     thread.start()
     try:
-        yield server.server_address[1]  # type: ignore[misc]
+        yield cast("tuple[str, int]", server.server_address)[1]
     finally:
         server.shutdown()
         thread.join()
