@@ -32,6 +32,13 @@ def frame(body: bytes) -> bytes:
     return _HEADER.pack(len(body)) + body
 
 
+def only_body(data: bytes) -> bytes | None:
+    """The body, where ``data`` is one frame and nothing else."""
+    if len(data) <= HEADER_SIZE or _HEADER.unpack_from(data)[0] != len(data) - HEADER_SIZE:
+        return None
+    return data[HEADER_SIZE:]
+
+
 class FrameReader:
     """Cuts a stream into frames, however the bytes are cut. After an error it stays in error."""
 

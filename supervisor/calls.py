@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import msgspec
 import trio
 
 from ..protocol.errors import ProtocolError, SandboxError
@@ -28,8 +28,7 @@ PIECE = 1 << 12
 take twenty times their size."""
 
 
-@dataclass(eq=False, slots=True)
-class CallRecord:
+class CallRecord(msgspec.Struct, eq=False):
     """One submitted call. It is queued, or with one worker, or finished; never two of them."""
 
     request: CallRequest
@@ -53,17 +52,17 @@ class CallRecord:
     stop: SandboxError | None = None
     """Why the call is being stopped from outside: the error that it will end with."""
     finished: bool = False
-    pieces: dict[int, list[bytes]] = field(default_factory=dict[int, list[bytes]])
+    pieces: dict[int, list[bytes]] = {}
     """What was received by stream: 1 stdout, 2 stderr."""
     result: ResultBuffer | None = None
     """What was received of the result's buffer, where it came in pieces."""
     output: int = 0
-    pulled: dict[int, int] = field(default_factory=dict[int, int])
+    pulled: dict[int, int] = {}
     """Bytes of each buffer that were handed over, in order."""
     host_calls: int = 0
-    imported: dict[str, int] = field(default_factory=dict[str, int])
+    imported: dict[str, int] = {}
     """How often each function of the caller's process was called."""
-    nested: set[CallRecord] = field(default_factory=set["CallRecord"])
+    nested: set[CallRecord] = set()
     """Calls of this pool that this one's host function waits for."""
     network: CallNetwork | None = None
     """What the call has open on the network, from its first request on."""

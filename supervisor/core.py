@@ -23,10 +23,11 @@ from ..protocol.profile import Profile
 from .actor import Actor, ActorOptions
 from .actors import Actors
 from .cache import ArtifactCache
+from .calls import CallRecord
 from .cgroups import CgroupError, sweep
 from .compiler import Compilation, compile_module
 from .dispatcher import Dispatcher
-from .holder import Holder
+from .express import Loan
 from .imports import rebuilding, served, serving
 from .keeper import ZygoteKeeper
 from .library import Library
@@ -204,7 +205,7 @@ class Core:
 
     def submit_express(
         self, request: CallRequest, done: Callable[[Outcome], None]
-    ) -> Holder | None:
+    ) -> tuple[Loan, CallRecord] | None:
         """From any thread: as ``Dispatcher.submit_express``."""
         return self._calls.submit_express(request, done)
 

@@ -20,7 +20,7 @@ from ..protocol.profile import Profile
 from ..protocol.receipts import DeathCertificate
 from .calls import CallRecord
 from .certificates import Verdict
-from .holder import Holder
+from .express import Loan
 from .imports import served
 from .leftovers import Leftovers
 from .library import Artifact, Library
@@ -113,6 +113,10 @@ class Dispatcher:
         trampoline = None
         if wanted is not None:
             trampoline = self.library.trampoline(wanted, request.profile)
+            if trampoline is None and wanted.attempt:
+                # It can do without, a little slower; what comes after it will have one.
+                self.library.order_trampoline(wanted, request.profile, self._life.start)
+                wanted = None
         if artifact is None or (wanted is not None and trampoline is None):
             self._life.start(self._prepare, record)
         else:
@@ -215,11 +219,11 @@ class Dispatcher:
 
     def submit_express(
         self, request: CallRequest, done: Callable[[Outcome], None]
-    ) -> Holder | None:
+    ) -> tuple[Loan, CallRecord] | None:
         """From any thread: send a simple call to an idle worker at once, if there is one.
 
-        Returns the worker, of which ``heed`` must be called in the trio thread soon; or ``None``:
-        the call has to be submitted there as usual.
+        Returns the loan by which it was sent, of whose worker ``heed`` must be called in the trio
+        thread soon; or ``None``: the call has to be submitted there as usual.
         """
         if request.timeout is not None or request.command is not None:
             return None
@@ -242,7 +246,7 @@ class Dispatcher:
             except IndexError:  # another thread was quicker
                 return None
             if loan.send(record):
-                return loan.worker
+                return loan, record
         return None
 
     # --- ends -----------------------------------------------------------------------------------
@@ -369,7 +373,7 @@ class Dispatcher:
             lane = self._queues.lane(worker.profile)
             lane.feed(worker, now)
             if not worker.records:
-                lane.lend(worker)
+                lane.lend(worker, self._recycle)
         else:
             # A worker that was made for its lane serves it for a while, before another may starve.
             if now - worker.born < STARVING or not self._seats.starving(worker.profile, now):

@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from .library import Artifact
 
 
+WEIGHT = 0.2
+"""Of a call in the average of what calls take."""
+
+
 class Holder(ABC):
     """A worker without its process: what it holds, and what it is told."""
 
@@ -174,28 +178,25 @@ class Holder(ABC):
         else:
             self.watch.company()
 
-    def lend(self) -> Loan | None:
-        """The right to send an idle worker one call, from another thread."""
-        if self.records or self._loan is not None or not self.serving or not self.sender.idle:
-            return None
-        self._loan = Loan(self, self.office.next_call())
-        return self._loan
-
     def settle(self) -> None:
-        """End the loan, and take on the call that was sent by it, if one was."""
+        """End the loan; count the calls that are over, and take on the one that is not."""
         loan, self._loan = self._loan, None
         if loan is None:
             return
-        record = loan.end()
-        if record is not None:
-            record.number = loan.number
+        record, outcome = loan.end()
+        over = loan.answered
+        if over:
+            self.calls += over
+            self.instances += over
+            self.average += (loan.spent / over - self.average) * (1 - (1 - WEIGHT) ** over)
+        if record is None:
+            return
+        self.wires.prick_ear()  # such calls come here: the next may be answered the short way
+        if outcome is not None:
+            record.done(outcome)
+        else:
             self.office.adopt(record)
             self._take_on(record, record.submitted)
-
-    def heed(self) -> None:
-        """Take on the call that was sent by the loan, if one was."""
-        if self._loan is not None and self._loan.used:
-            self.settle()
 
     def interrupt(self, record: CallRecord) -> None:
         """Stop a call that this worker has, whether it runs or waits; ``record.stop`` says why."""

@@ -67,6 +67,8 @@ class Library:
         self._under_way: dict[Key, trio.Event] = {}
         self._guards: dict[bool, tuple[Artifact, ...]] = {}
         self._trampolines: dict[FunctionType, ModuleHandle] = {}
+        self._ordered: set[FunctionType] = set()
+        """Types of those that were ordered."""
 
     def close(self) -> None:
         """Close all artifacts."""
@@ -125,6 +127,14 @@ class Library:
         """The trampoline that a batch needs, if it is open."""
         handle = self._trampolines.get(batch.function)
         return None if handle is None else self.get(handle, profile)
+
+    def order_trampoline(
+        self, batch: BatchRequest, profile: Profile, start: Callable[..., object]
+    ) -> None:
+        """Have it made in the meantime, by a task that ``start`` starts; once, if it fails."""
+        if batch.function not in self._ordered:
+            self._ordered.add(batch.function)
+            start(self.prepare_trampoline, batch, profile)
 
     async def prepare_trampoline(self, batch: BatchRequest, profile: Profile) -> Artifact | None:
         """The trampoline that a batch needs; ``None`` where none can be had, which costs only

@@ -15,6 +15,7 @@ from ..protocol import arena, failures, messages
 from ..protocol.errors import ProtocolError, SandboxError
 from ..protocol.framing import FrameReader
 from .calls import CallRecord
+from .holder import WEIGHT
 from .requests import Outcome
 
 if TYPE_CHECKING:
@@ -29,6 +30,11 @@ class Listener:
         self._records = worker.records
         self._conversation = worker.conversation
         self._reader = FrameReader()
+
+    @property
+    def amid(self) -> bool:
+        """Whether the worker is in the middle of a frame."""
+        return self._reader.pending > 0
 
     def hear(self, data: bytes) -> None:
         """Follow the bytes that were read.
@@ -92,7 +98,7 @@ class Listener:
         worker.calls += begun
         worker.instances += begun if batch is not None and batch.mode == "fresh" else 1
         # A batch says more of what the next one will take than a call does.
-        weight = 0.2 if record.request.batch is None else 0.5
+        weight = WEIGHT if record.request.batch is None else 0.5
         worker.average += (now - worker.watch.head_since - worker.average) * weight
         worker.head_changed(record, now)
         # The worker gets its next call before the caller learns of this one: it may be waiting

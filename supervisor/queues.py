@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
+from ..protocol.policies import Recycle
 from ..protocol.profile import Profile
 from .calls import CallRecord
 from .express import Loan
@@ -49,10 +50,10 @@ class Lane:
                 return
             worker.assign(self.waiting.popleft(), now)
 
-    def lend(self, worker: Worker) -> None:
+    def lend(self, worker: Worker, recycle: Recycle) -> None:
         """Let other threads use a worker that has nothing to do."""
-        if not self.waiting and (loan := worker.lend()) is not None:
-            self.loans.append(loan)
+        if not self.waiting:
+            worker.lend(self.loans, recycle)
 
     def feed(self, worker: Worker, now: float) -> None:
         """Send calls to a worker that has just finished one."""

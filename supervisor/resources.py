@@ -8,8 +8,12 @@ import mmap
 import os
 import socket
 import stat
+from typing import TYPE_CHECKING
 
 from ..protocol import arena
+
+if TYPE_CHECKING:
+    from .express import Ear
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _PSEUDOTERMINALS = os.makedev(5, 2)
@@ -60,10 +64,11 @@ class Wires:
         self._open: list[int] = []
         self._sockets: list[socket.socket] = []
         self._theirs: list[int] = []
+        self.ear: Ear | None = None
         try:
-            channel, their_channel = self._pair(socket.SOCK_STREAM)
+            self._talk, their_channel = self._pair(socket.SOCK_STREAM)
             self.passing, their_passing = self._pair(socket.SOCK_SEQPACKET)
-            self.channel = channel.fileno()
+            self.channel = self._talk.fileno()
             control, their_end = os.pipe()[::-1]
             self.control = self._keep(control)
             self._keep(their_end)
@@ -74,7 +79,7 @@ class Wires:
             os.set_blocking(write, False)
             os.set_blocking(self.control, False)
             self.passing.setblocking(False)
-            channel.setblocking(False)
+            self._talk.setblocking(False)
             arena_descriptor, self.arena = sealed_arena(arena_size)
             self._keep(arena_descriptor)
         except BaseException:
@@ -111,6 +116,14 @@ class Wires:
             os.close(descriptor)
         self._theirs = []
 
+    def prick_ear(self) -> None:
+        """Have an ear from now on, if there are descriptors for it."""
+        from .express import Ear  # which needs trio, and a pool's own imports must not
+
+        if self.ear is None:
+            with contextlib.suppress(OSError):
+                self.ear = Ear(self._talk)
+
     def last_words(self) -> str:
         """What the worker wrote to its standard error, at most ``LAST_WORDS`` bytes of its end."""
         with contextlib.suppress(OSError):
@@ -119,6 +132,9 @@ class Wires:
 
     def close(self) -> None:
         """Give everything back."""
+        if self.ear is not None:
+            self.ear.close()
+            self.ear = None
         for end in self._sockets:
             end.close()
         while self._open:

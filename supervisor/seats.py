@@ -66,6 +66,7 @@ class Seats:
         queues: Queues,
     ) -> None:
         self._policy = options.restart
+        self._recycle = options.recycle
         self._profile = profile
         self._life = life
         self._keeper = keeper
@@ -205,7 +206,7 @@ class Seats:
         lane = self._queues.ready(worker)
         lane.match(trio.current_time())
         self.balance()
-        lane.lend(worker)
+        lane.lend(worker, self._recycle)
 
     def _started(self, seat: Seat) -> None:
         if seat.starting:

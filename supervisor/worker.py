@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections import deque
 from collections.abc import Callable
 from typing import Literal, TypeVar
 
@@ -32,6 +33,7 @@ from . import burial, certificates, denials, restart
 from .calls import CallRecord
 from .certificates import Verdict
 from .cgroups import CgroupError, CgroupLimits, CgroupUsage, Hierarchy
+from .express import ANSWERS, Loan
 from .holder import Holder
 from .listener import Listener
 from .office import Office
@@ -135,6 +137,26 @@ class Worker(Holder):
         if self._places and self.serving and self._places != _places(self.profile):
             self.stop(Verdict("recycled", "supervisor", "a granted directory was replaced"))
         return super().has_room(window, patience, now)
+
+    def lend(self, home: deque[Loan], recycle: Recycle) -> None:
+        """Let other threads send it calls, by a loan that lies at ``home``, while it is idle."""
+        if self.records or self._loan is not None or not self.serving or not self.sender.idle:
+            return
+        # A share below one processor needs the supervisor's eyes on each call.
+        watched = self.throttle is not None and self.profile.cpu_fraction < 1
+        ear = None if watched or self._listener.amid else self.wires.ear
+        answers = ANSWERS
+        if recycle.max_calls is not None:  # the last one has it recycled
+            answers = min(answers, recycle.max_calls - self.instances - 1)
+        self._loan = Loan(self, home, ear, answers)
+        home.append(self._loan)
+
+    def heed(self, loan: Loan) -> None:
+        """Take on what became of a loan, if it was used."""
+        if self._loan is loan and loan.used:
+            self.settle()
+            if not self.records:
+                self.office.worker_has_room(self, trio.current_time())
 
     def recycle_reason(self, recycle: Recycle) -> str | None:
         """Why a fresh worker should take this one's place, if one should."""
@@ -243,10 +265,13 @@ class Worker(Holder):
     async def _read(self, finished: trio.Event) -> None:
         try:
             while True:
-                await trio.lowlevel.wait_readable(self.wires.channel)
+                await trio.lowlevel.wait_readable(self.wires.ear or self.wires.channel)
+                self.settle()
                 try:
                     data = os.read(self.wires.channel, READ_SIZE)
-                except BlockingIOError:
+                except BlockingIOError:  # a thread that listened was faster
+                    if self.serving and not self.records:
+                        self.office.worker_has_room(self, trio.current_time())
                     continue
                 except ConnectionError:
                     break

@@ -48,7 +48,7 @@ async def begun(core: Core, pid: int | None = None) -> int:
     """The pid of a worker, or that one, that runs the call at its head: from now on the call is
     lost with it, which it is not while it has only been sent. 0 if there is none."""
     for worker in core._seats.workers:
-        worker.heed()
+        worker.settle()
         if worker.dead or worker.head is None or pid not in (None, worker.pid):
             continue
         if arena.read_begun(worker.wires.view)[0] == worker.head.number:

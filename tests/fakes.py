@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import signal
 import threading
@@ -13,6 +12,7 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
+import msgspec
 import trio
 
 from wasm_sandbox.columns import cut
@@ -78,6 +78,9 @@ class FakeCore:
     def discard(self) -> None:
         """It has no zygote."""
 
+    def is_waited_for(self) -> bool:
+        return False
+
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as self._nursery:
             task_status.started()
@@ -141,7 +144,9 @@ class FakeCore:
                 )
                 for kind, at in zip(kinds, offsets(kinds, count), strict=True)
             )
-            one = await self._guest(dataclasses.replace(request, slots=slots, batch=None), receipt)
+            one = await self._guest(
+                msgspec.structs.replace(request, slots=slots, batch=None), receipt
+            )
             if one.error is not None:
                 data = b"".join(results).ljust(batch.results_size, b"\0")
                 return Outcome(receipt=receipt, error=one.error, data=data, done=record)

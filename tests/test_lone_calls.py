@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
+import warnings
 from collections.abc import Callable
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from batch_guests import LONG, STATE, turns_in, until
 from cores import wait_for_a_call
 from leftovers import nothing_left
 
-from wasm_sandbox import CallFuture, CpuTimeExceeded, DeadlineExceeded, Limits, Pool, WorkerLost
+from wasm_sandbox import (
+    CallFuture,
+    CpuTimeExceeded,
+    DeadlineExceeded,
+    Limits,
+    Pool,
+    Recycle,
+    Trap,
+    WorkerLost,
+)
+from wasm_sandbox.supervisor import express
+from wasm_sandbox.supervisor.requests import Outcome
 
 SHORT = Limits(wall_time=0.2)
 
@@ -109,3 +124,183 @@ def test_a_pool_that_is_shut_down_ends_it(cache: Path, before: Before, cancel: b
         future = pool.submit(spin, LONG if cancel else turns)
         pool.shutdown(cancel_futures=cancel)
         assert future.cancelled() if cancel else future.result() == turns
+
+
+# --- whoever waits reads the answer ---------------------------------------------------------------
+
+
+@pytest.fixture
+def heard(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For each call of which a thread waited for the answer, whether it read it itself."""
+    found: list[bool] = []
+    listen = express.Loan.listen
+
+    def listening(self: express.Loan, *args: Any) -> Outcome | None:
+        outcome = listen(self, *args)
+        found.append(outcome is not None)
+        return outcome
+
+    monkeypatch.setattr(express.Loan, "listen", listening)
+    return found
+
+
+def until_heard(heard: list[bool], call: Callable[[], object]) -> None:
+    """Call until an answer was read by this thread, which a busy machine may delay."""
+    heard.clear()
+
+    def found() -> bool:
+        call()
+        return any(heard)
+
+    until(found)
+
+
+def test_who_waits_reads_the_answer(cache: Path, heard: list[bool]) -> None:
+    with Pool(1, cache_dir=cache) as pool:
+        spin = pool.load(STATE.encode())["spin"]
+        until_heard(heard, lambda: spin(3))
+        until_heard(heard, lambda: pool.submit(spin, 3).exception())
+        future = pool.submit(spin, 3)
+        assert future.result(timeout=30) == 3
+        assert future.receipt.worker == pool.workers()[0].number
+        assert (future.receipt.attempts, future.receipt.bytes_in) == (1, 16)
+        assert future.receipt.cpu_time > 0
+        assert 0 < future.receipt.wall_time < 30
+
+
+def test_every_call_is_counted_however_it_was_answered(cache: Path, heard: list[bool]) -> None:
+    with Pool(1, cache_dir=cache) as pool:
+        spin = pool.load(STATE.encode())["spin"]
+        until_heard(heard, lambda: [spin(n) for n in range(100)])
+        before = pool.workers()[0].calls
+        for n in range(200):
+            assert spin(n) == n
+        assert pool.workers()[0].calls == before + 200
+        assert "0 calls" in repr(pool)
+
+
+@pytest.mark.parametrize("most", [1, 2, 5])
+def test_a_worker_serves_as_many_calls_as_it_may(cache: Path, heard: list[bool], most: int) -> None:
+    with Pool(1, cache_dir=cache, recycle=Recycle(max_calls=most)) as pool:
+        spin = pool.load(STATE.encode())["spin"]
+        workers = [spin.detailed(n)[1].worker for n in range(20)]
+    assert {workers.count(worker) for worker in workers} == {most}
+
+
+def test_threads_that_wait_at_once_get_their_own_answers(cache: Path, heard: list[bool]) -> None:
+    with Pool(2, cache_dir=cache) as pool:
+        spin = pool.load(STATE.encode())["spin"]
+
+        def ask(thread: int) -> list[int]:
+            return [spin(thread * 1000 + n) for n in range(100)]
+
+        with ThreadPoolExecutor(4) as threads:
+            answers = list(threads.map(ask, range(4)))
+        assert answers == [[thread * 1000 + n for n in range(100)] for thread in range(4)]
+        until(lambda: "0 calls" in repr(pool))
+        until_heard(heard, lambda: spin(3))
+
+
+def test_what_is_no_plain_answer_comes_the_usual_way(cache: Path, heard: list[bool]) -> None:
+    with Pool(1, cache_dir=cache) as pool:
+        module = pool.load(STATE.encode())
+        for _ in range(20):
+            until_heard(heard, lambda: module["spin"](3))
+            with pytest.raises(Trap):
+                module["div"](1, 0)
+            assert module["div"](6, 3) == 2
+
+
+def test_callbacks_run_in_the_thread_of_the_pool(cache: Path, heard: list[bool]) -> None:
+    with Pool(1, cache_dir=cache) as pool:
+        spin = pool.load(STATE.encode())["spin"]
+        until_heard(heard, lambda: spin(3))
+        names: list[str] = []
+        for _ in range(20):
+            future = pool.submit(spin, 3)
+            future.add_done_callback(lambda _: names.append(threading.current_thread().name))
+            assert future.result() == 3
+        until(lambda: len(names) == 20)
+        assert set(names) <= {"wasm-sandbox", threading.current_thread().name}
+
+
+@pytest.mark.parametrize("how", ["cancelled", "killed", "late"])
+def test_who_waits_learns_of_any_end(cache: Path, heard: list[bool], how: str) -> None:
+    with nothing_left(), Pool(1, cache_dir=cache) as pool, ThreadPoolExecutor(1) as threads:
+        for _ in range(5):
+            one_after_another(pool)
+            (worker,) = pool.workers()
+            future = begun(pool, SHORT if how == "late" else None)
+            waiting = threads.submit(future.exception)
+            if how == "killed":
+                assert wait_for_a_call(pool) == worker.pid
+                os.kill(worker.pid, signal.SIGKILL)
+                assert isinstance(waiting.result(30), WorkerLost)
+            elif how == "cancelled":
+                future.cancel()
+                with pytest.raises(CancelledError):
+                    waiting.result(30)
+            else:
+                assert isinstance(waiting.result(30), DeadlineExceeded)
+            until(lambda: "0 calls" in repr(pool))
+
+
+class Interruption(BaseException):
+    """As KeyboardInterrupt, which may come anywhere."""
+
+
+@pytest.mark.parametrize("method", ["listen", "take", "free"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_wait_that_is_interrupted_loses_nothing(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, method: str, when: str
+) -> None:
+    original = getattr(express.Loan, method)
+    armed: list[bool] = []
+
+    def interrupted(self: express.Loan, *args: Any) -> Any:
+        if when == "before" and armed and armed.pop():
+            raise Interruption
+        result = original(self, *args)
+        if when == "after" and armed and armed.pop():
+            raise Interruption
+        return result
+
+    monkeypatch.setattr(express.Loan, method, interrupted)
+    found = 0
+    with nothing_left(), Pool(1, cache_dir=cache) as pool:
+        spin = pool.load(STATE.encode())["spin"]
+
+        def interrupt_one() -> bool:
+            nonlocal found
+            armed[:] = [True]
+            future = pool.submit(spin, found)
+            try:
+                future.result()
+            except Interruption:
+                assert future.result(timeout=30) == found
+                found += 1
+            armed.clear()
+            return found >= 3
+
+        until(interrupt_one)
+        until(lambda: "0 calls" in repr(pool))
+        assert spin(3) == 3
+
+
+def test_a_forked_child_takes_no_answer_away(cache: Path, heard: list[bool]) -> None:
+    with Pool(1, cache_dir=cache) as pool:
+        spin = pool.load(STATE.encode())["spin"]
+        until_heard(heard, lambda: spin(3))
+        turns = turns_in(pool, 0.2)
+        future = pool.submit(spin, turns)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of forks where there are threads
+            child = os.fork()
+        if not child:
+            try:
+                future.result(timeout=0.5)
+            except TimeoutError:
+                os._exit(0)
+            os._exit(1)
+        assert future.result(timeout=30) == turns
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

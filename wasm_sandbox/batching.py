@@ -118,6 +118,8 @@ class Pace:
     def __init__(self) -> None:
         self._seconds: float | None = None
         self._last = 1
+        self.alone = True
+        """Whether only calls that travelled alone were measured."""
 
     @property
     def known(self) -> bool:
@@ -141,13 +143,14 @@ class Pace:
         if outcome.error is None and outcome.done:
             self._seconds = outcome.receipt.cpu_time / outcome.done
             self._last = outcome.done
+            self.alone = False
 
     def learn_alone(self, seconds: float) -> None:
         """A call of its own has taken so many seconds of processor time, some of them for what it
         would share with others. That says whether calls should travel together, not how many."""
         quick = seconds * LEAST <= TARGET
         if self._seconds is None or quick != (self._seconds * LEAST <= TARGET):
-            self._seconds, self._last = seconds, 1
+            self._seconds, self._last, self.alone = seconds, 1, True
 
 
 class BatchFuture(CallFuture):

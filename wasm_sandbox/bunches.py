@@ -38,6 +38,9 @@ _log = logging.getLogger("wasm_sandbox")
 BUDGET = 0.02
 """Seconds of processor time that a bunch has: far more than one takes that went as expected, and
 little to lose."""
+FIRST = 32
+"""Calls of a function's first bunches: no more than ``BUDGET`` allows, however long they took
+alone."""
 PROGRESS = 8
 """Calls that a bunch must have finished for those after a failed one to travel together again."""
 
@@ -105,7 +108,10 @@ class Bunches:
         if mode is not None and function.pace.known:
             workers = self._configuration.workers or usable_processors()
             share = max(-(-len(futures) // workers), LEAST)
-            size = min(function.pace.size(most_at_once(function, self._configuration)), share)
+            most = min(most_at_once(function, self._configuration), share)
+            size = function.pace.size(most)
+            if size >= LEAST and function.pace.alone:  # most of that was for what they would share
+                size = min(max(size, FIRST), most)
         if mode is None or size < LEAST:
             for future in futures:
                 self._send(future)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -25,7 +26,7 @@ from .protocol.errors import (
 from .protocol.receipts import Receipt
 from .supervisor.imports import serving
 from .supervisor.requests import CallRequest, CommandRequest, Outcome
-from .values import NO_BUFFERS, show
+from .values import Codec, show
 from .wit_codec import WitCodec
 
 
@@ -46,43 +47,57 @@ def build_request(function: Function, args: tuple[Any, ...], *, waits: bool = Fa
         SignatureMismatch: the arguments do not fit.
         MissingExport: buffers are passed, and the module lacks what that needs.
     """
-    options = function.settings
-    slots, buffers, command = b"", NO_BUFFERS, None
-    results, returns_buffer = 0, options.returns is not None
     codec = function.codec
+    parent = serving.get() if waits else None
     if function.is_command:
-        command = _command(function, args)
-    elif isinstance(codec, WitCodec):
-        slots, buffers = codec.pack(args)
-        returns_buffer = True
-    else:
-        slots, buffers = codec.pack(args)
+        return function.draft(command=_command(function, args), parent=parent)
+    slots, buffers = codec.pack(args)
+    if buffers and isinstance(codec, Codec) and (lacks := function.module.lacks_for_buffers):
+        # Arguments before the first buffer take one parameter each: its slot is its place.
+        first = buffers[0][0]
+        raise _no_convention(function, f"take argument {first + 1}, {show(args[first])}", lacks)
+    return function.draft(slots=slots, buffers=buffers, parent=parent)
+
+
+def draft_of(function: Function) -> Callable[..., CallRequest]:
+    """What makes a request of what one call has of its own; the rest is looked up once.
+
+    Raises:
+        MissingExport: a result is to be read as a buffer, and the module has no memory.
+    """
+    options, codec, module = function.settings, function.codec, function.module
+    returns_buffer, results = options.returns is not None, 0
+    if isinstance(codec, WitCodec):
+        returns_buffer = not function.is_command
+    elif not function.is_command:
         results = len(codec.type.results)
-        if buffers and (lacks := function.module.lacks_for_buffers):
-            # Arguments before the first buffer take one parameter each: its slot is its place.
-            first = buffers[0][0]
-            raise _no_convention(function, f"take argument {first + 1}, {show(args[first])}", lacks)
-        if options.returns is not None and "memory" in function.module.lacks_for_buffers:
+        if returns_buffer and "memory" in module.lacks_for_buffers:
             raise _no_convention(function, "return a buffer", ("memory",))
-    return CallRequest(
-        module=function.module.handle,
+    draft = partial(
+        CallRequest,
+        module=module.handle,
         profile=function.profile,
         limits=options.limits,
         export=function.name,
-        slots=slots,
-        buffers=buffers,
         results=results,
         returns_buffer=returns_buffer,
         into=options.returns if isinstance(options.returns, memoryview) else None,
-        command=command,
-        env=()
-        if command is not None
-        else environment(function.module, function.settings.capabilities),
         timeout=options.timeout,
         retries=options.retries,
-        on_output=OutputGuard(options.on_output) if options.on_output else None,
-        parent=serving.get() if waits else None,
     )
+    guarded, wants = options.on_output, not function.is_command and wants_environment(module)
+    if guarded is None and not (wants and options.capabilities.environment.kind != "none"):
+        return draft
+
+    def with_more(**own: Any) -> CallRequest:
+        """With what is of its moment."""
+        return draft(
+            env=environment(module, options.capabilities) if wants else (),
+            on_output=None if guarded is None else OutputGuard(guarded),
+            **own,
+        )
+
+    return with_more
 
 
 def _command(function: Function, args: tuple[Any, ...]) -> CommandRequest:
@@ -104,14 +119,19 @@ def _command(function: Function, args: tuple[Any, ...]) -> CommandRequest:
 def environment(module: Module, capabilities: Capabilities) -> tuple[tuple[bytes, bytes], ...]:
     """What a module that imports WASI sees when one of its functions is called that is no
     command."""
-    granted, description = capabilities.environment, module.description
-    wants = any(needed.module == "wasi_snapshot_preview1" for needed in description.imports)
-    if description.component is not None:
-        imported = description.component.world.imports
-        wants = any(each.name.startswith("wasi:cli/environment@") for each in imported)
-    if granted.kind == "none" or not wants:
+    granted = capabilities.environment
+    if granted.kind == "none" or not wants_environment(module):
         return ()
     return _encoded(granted.select(dict(os.environ)))
+
+
+def wants_environment(module: Module) -> bool:
+    """Whether functions of a module could see it at all."""
+    description = module.description
+    if description.component is not None:
+        imported = description.component.world.imports
+        return any(each.name.startswith("wasi:cli/environment@") for each in imported)
+    return any(needed.module == "wasi_snapshot_preview1" for needed in description.imports)
 
 
 def _encoded(variables: Iterable[tuple[str, str]]) -> tuple[tuple[bytes, bytes], ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterable, Mapping
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Never
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from .batching import Pace
     from .module import Module
+    from .supervisor.requests import CallRequest
 
 
 class Function:
@@ -104,6 +105,13 @@ class Function:
             runtime=self._module.runtime,
             helpers=self._module.handle.helpers,
         )
+
+    @cached_property
+    def draft(self) -> Callable[..., CallRequest]:
+        """What makes the request of a call, of what is its own."""
+        from .calls import draft_of  # which knows functions
+
+        return draft_of(self)
 
     @cached_property
     def pace(self) -> Pace:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .calls import conclude
 from .function import Function
@@ -27,6 +29,13 @@ The guest chose its size and content, so the thread that wants it pays, not the 
 _cancelling = threading.Lock()
 
 
+class Owner(Protocol):
+    """Who has the call made."""
+
+    def stop(self, future: CallFuture) -> None:
+        """Stop its guest."""
+
+
 @dataclass(eq=False)
 class Desk:
     """Where the calls of an instance are taken; its counters are kept by the pool's thread."""
@@ -44,14 +53,26 @@ class Desk:
 class CallFuture(Future[Any]):
     """The future of a call. ``cancel()`` stops the guest even while it runs, and returns True.
 
-    Callbacks run in the pool's thread and must be quick; they cannot wait for another call.
+    Callbacks run in the pool's thread and must be quick; they cannot wait for another call. One
+    that is added while another thread waits for the result may run in that thread.
     """
+
+    # Of the class until they are a future's own: there may be thousands of those.
+    bunch: Bunch | None = None
+    """Those with which it is on its way."""
+    _receipt = Receipt()
+    _outcome: Outcome | None = None
+    _decoded: tuple[Any, BaseException | None] | None = None
+    _handed_over = False
+    _abandoned = False
+    _listen: Callable[[float], object] | None = None
+    """Waits for the answer in the caller's thread, for so many seconds at the most."""
 
     def __init__(
         self,
         function: Function,
         request: CallRequest | None,
-        stop: Callable[[CallFuture], object],
+        owner: Owner,
         desk: Desk | None = None,
     ) -> None:
         super().__init__()
@@ -61,14 +82,7 @@ class CallFuture(Future[Any]):
         """What the supervisor was asked, or ``None`` where the arguments did not fit."""
         self.desk = desk
         """Where it is made, if it is a call of an instance."""
-        self.bunch: Bunch | None = None
-        """Those with which it is on its way."""
-        self._stop = stop
-        self._receipt = Receipt()
-        self._outcome: Outcome | None = None
-        self._decoded: tuple[Any, BaseException | None] | None = None
-        self._handed_over = False
-        self._abandoned = False
+        self._owner = owner
 
     @property
     def receipt(self) -> Receipt:
@@ -97,8 +111,13 @@ class CallFuture(Future[Any]):
                 self._abandoned = self._abandoned or first
             if first:
                 self.set_running_or_notify_cancel()
-                self._stop(self)
+                self._owner.stop(self)
         return True
+
+    def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
+        """As ``Future.add_done_callback``."""
+        self._listen = None  # callbacks are for the pool's thread
+        super().add_done_callback(fn)
 
     def result(self, timeout: float | None = None) -> Any:
         """Wait for the value, for ``timeout`` seconds at most.
@@ -108,6 +127,8 @@ class CallFuture(Future[Any]):
             CancelledError: it was cancelled.
             TimeoutError: it is not over yet.
         """
+        if self._listen is not None:
+            timeout = self._wait_here(timeout)
         value = super().result(timeout)
         if value is not _LATER:
             return value
@@ -118,10 +139,26 @@ class CallFuture(Future[Any]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait for the call's error; ``None`` where it has none."""
+        if self._listen is not None:
+            timeout = self._wait_here(timeout)
         error = super().exception(timeout)
         if error is None and self._outcome is not None:
             return self._decode()[1]
         return error
+
+    def _wait_here(self, timeout: float | None) -> float | None:
+        """Wait a moment without the pool's thread, where that is possible; what is left of
+        ``timeout``."""
+        listen, self._listen = self._listen, None
+        if listen is None or self.done():
+            return timeout
+        if timeout is None:
+            listen(math.inf)
+            return None
+        end = time.monotonic() + timeout
+        if timeout > 0:
+            listen(timeout)
+        return end - time.monotonic()
 
     def _decode(self) -> tuple[Any, BaseException | None]:
         if self._decoded is None:
@@ -132,10 +169,16 @@ class CallFuture(Future[Any]):
 
     # --- for the pool ---------------------------------------------------------------------------
 
-    def hand_over(self) -> bool:
-        """The supervisor takes the call, unless it was cancelled before."""
-        self._handed_over = not self.cancelled()
-        return self._handed_over
+    def hand_over(self, listen: Callable[[float], object] | None = None) -> bool:
+        """The supervisor takes the call, unless it was cancelled before; ``listen`` waits for its
+        answer in another thread than the pool's."""
+        # One that is cancelled at this very moment is stopped afterwards, as any other.
+        if self._abandoned:
+            return False
+        self._handed_over = True
+        if listen is not None:
+            self._listen = listen
+        return True
 
     def finish(self, outcome: Outcome) -> None:
         """The call is over. Nothing happens to one that was cancelled."""

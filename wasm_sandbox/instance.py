@@ -145,10 +145,10 @@ class Instance:
             request = self._callee.request(function, args, waits=waits)
         except SandboxError as error:
             self._thread.check_open()
-            refused = CallFuture(function, None, self._thread.stop)
+            refused = CallFuture(function, None, self._thread)
             refused.fail(error)
             return refused
-        future = CallFuture(function, request, self._thread.stop, self._desk)
+        future = CallFuture(function, request, self._thread, self._desk)
         self._thread.submit(future)
         return future
 

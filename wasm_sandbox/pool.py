@@ -284,10 +284,10 @@ class Pool(Executor):
             request = build_request(function, args, waits=waits)
         except SandboxError as error:
             self._thread.check_open()
-            refused = CallFuture(function, None, self._thread.stop)
+            refused = CallFuture(function, None, self._thread)
             refused.fail(error)
             return refused
-        future = CallFuture(function, request, self._thread.stop)
+        future = CallFuture(function, request, self._thread)
         self._thread.submit(future)
         return future
 
@@ -394,7 +394,7 @@ class Pool(Executor):
         self, function: Function, piece: Piece, columns: bytes, *, waits: bool = False
     ) -> BatchFuture:
         request = batch_request(function, piece, columns, waits=waits)
-        future = BatchFuture(function, request, self._thread.stop)
+        future = BatchFuture(function, request, self._thread)
         self._thread.submit(future)
         return future
 

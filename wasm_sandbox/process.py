@@ -302,7 +302,7 @@ def start(
         SandboxError: it cannot be, as ``Pool.start`` says.
     """
     request, pipes, chunks = stream(main, argv, stdin, bells=True)
-    process = Process(thread, CallFuture(main, request, thread.stop), pipes, chunks)
+    process = Process(thread, CallFuture(main, request, thread), pipes, chunks)
     try:
         process.begin()
     except BaseException:

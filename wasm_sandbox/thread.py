@@ -3,9 +3,10 @@
 Theory of operation. Other threads put thunks into a deque and wake the thread if it was not woken
 since it last looked; it carries them out in order, some at a time. So a bunch of submissions costs
 one wake-up, and a lone one starts at once: its caller's thread sends it to an idle worker, and the
-pool's thread looks for such calls before anything else that it does (``_PULSE``). What waits for
-the core to be done is counted: ``_submitted`` grows under the gate, ``_finished`` only in the
-thread, so their difference needs no lock to read.
+pool's thread looks for such calls before anything else that it does (``_PULSE``). Who waits for
+such a call reads its answer itself, if it comes at once (``_hear``). What waits for the core to
+be done is counted: ``_submitted`` and ``_heard`` grow under the gate, ``_finished`` only in the
+thread, so what is left of them needs no lock to read.
 
 The thread is a daemon and the pool is closed by ``atexit``, after the program's other threads have
 ended: they may still be using it. An interpreter that leaves because of an exception cancels what
@@ -38,18 +39,20 @@ from .future import CallFuture, Desk
 from .protocol.errors import DeadlineExceeded, PoolClosed, PoolError, QueueFull, SandboxError
 from .protocol.receipts import Receipt
 from .runners import AsyncioRunner
+from .supervisor.express import MOMENT
 from .supervisor.imports import act_for
 from .supervisor.requests import CallRequest, Outcome
 from .supervisor.shortages import breakdown, pool_error
 
 if TYPE_CHECKING:
     from .supervisor.actor import Actor
+    from .supervisor.calls import CallRecord
     from .supervisor.core import Core
-    from .supervisor.holder import Holder
+    from .supervisor.express import Loan
 
 _log = logging.getLogger("wasm_sandbox")
 Result = TypeVar("Result")
-_AT_A_TIME = 256
+_AT_A_TIME = 512
 _MOMENT = 1.0
 """Seconds after which the thread, which passes cancellations on at once, must be standing still."""
 _PULSE = 0.005
@@ -74,8 +77,8 @@ class CoreThread:
         """Where functions run that guests call."""
         self._inbox: deque[Callable[[], object] | CallFuture] = deque()
         self._awake = True  # until the thread looks for the first time
-        self._lent: deque[Holder] = deque()
-        """Workers that were sent a call by another thread."""
+        self._lent: deque[Loan] = deque()
+        """Those by which another thread sent a call."""
         self._looking = False
         """Whether the pool's thread looks there soon, even if nobody wakes it."""
         self._gate = threading.Condition()
@@ -83,6 +86,8 @@ class CoreThread:
         self._waiting = 0
         self._submitted = 0
         self._finished = 0
+        self._heard = 0
+        """Calls whose answer was read by the thread that waited for it."""
         self._live: set[CallFuture] = set()
         self._bunches = Bunches(
             configuration, self._take_up, self._send, self._send_request, self._over
@@ -138,7 +143,7 @@ class CoreThread:
     @property
     def pending(self) -> int:
         """Calls that were submitted and are not over."""
-        return self._submitted - self._finished
+        return self._submitted - self._finished - self._heard
 
     def submit(self, future: CallFuture) -> None:
         """Queue a call.
@@ -156,12 +161,14 @@ class CoreThread:
             # What rebuilds an instance is done even while the pool finishes its last calls.
             if self._closed and not (desk is not None and desk.first and self._bell >= 0):
                 raise self._closed_error()
-            alone = self._submitted == self._finished
+            alone = self._submitted == self._finished + self._heard
             self._submitted += 1
             if desk is not None:
                 desk.submitted += 1
             if not (alone and self._express(future)):
-                self.post(future)
+                self._inbox.append(future)
+                if not self._awake:
+                    self._wake()
 
     def _express(self, future: CallFuture) -> bool:
         """Send a lone call from this thread, if a worker is idle; the pool's thread hears of it."""
@@ -171,15 +178,37 @@ class CoreThread:
         if future.desk is not None:
             return False
         self._live.add(future)
-        worker = core.submit_express(request, partial(self._done, future))
-        if worker is None:
+        sent = core.submit_express(request, partial(self._heard_of, future))
+        if sent is None:
             self._live.discard(future)
             return False
-        future.hand_over()
-        self._lent.append(worker)
+        loan, record = sent
+        future.hand_over(partial(self._hear, future, loan, record))
+        if not loan.listed:
+            loan.listed = True
+            self._lent.append(loan)
         if not self._looking:
             self._wake()
         return True
+
+    def _hear(self, future: CallFuture, loan: Loan, record: CallRecord, seconds: float) -> None:
+        """Wait for a moment for the answer to a call that this thread may have sent."""
+        if os.getpid() == self._process and (outcome := loan.listen(record, min(seconds, MOMENT))):
+            # Should an exception come in between, the pool's thread does this when it looks.
+            self._heard_of(future, outcome)
+            loan.free()
+
+    def _heard_of(self, future: CallFuture, outcome: Outcome) -> None:
+        """A lone call is over, in whatever thread, perhaps not for the first time."""
+        with self._gate:
+            if future in self._live:
+                if future not in self._let_off:
+                    self._heard += 1
+                self._live.discard(future)
+                self._let_off.discard(future)
+                if self._waiting:
+                    self._gate.notify_all()
+        future.finish(outcome)
 
     def _has_room(self, desk: Desk | None) -> bool:
         if self._closed or (desk is not None and (desk.first or desk.closed)):
@@ -434,15 +463,25 @@ class CoreThread:
 
     def _drain(self) -> None:
         # Whoever sends a call from here on is found below, or wakes the thread once more.
-        self._awake = self._looking = found = False
-        while self._lent:
-            found = True
-            self._lent.popleft().heed()
-        self._looking = found
+        self._awake = self._looking = False
+        self._looking = self._look(patient=True)
         with nullcontext() if self._core is None else self._core.mail:
             for _ in range(min(len(self._inbox), _AT_A_TIME)):
                 self._take(self._inbox.popleft())
             self._bunches.flush()
+
+    def _look(self, *, patient: bool = False) -> bool:
+        """Look at the calls that other threads sent, or at those for which none listens; whether
+        there were some."""
+        found = bool(self._lent)
+        for _ in range(len(self._lent)):
+            loan = self._lent.popleft()
+            if patient and loan.heard:
+                self._lent.append(loan)
+            else:
+                loan.listed = False  # first: what is sent from here on is listed again
+                loan.worker.heed(loan)
+        return found
 
     def _take(self, what: Callable[[], object] | CallFuture) -> None:
         if isinstance(what, CallFuture):
@@ -487,11 +526,14 @@ class CoreThread:
     def _over(self, futures: Sequence[CallFuture]) -> None:
         """Calls are over, and make room."""
         self._live.difference_update(futures)
-        for future in futures:
-            if future in self._let_off:
-                self._let_off.discard(future)
-            else:
-                self._let_out(future)
+        if futures[:1] and futures[0].desk is None and not self._let_off:  # as nearly always
+            self._finished += len(futures)
+        else:
+            for future in futures:
+                if future in self._let_off:
+                    self._let_off.discard(future)
+                else:
+                    self._let_out(future)
         self._notify()
 
     def _release(self, future: CallFuture) -> None:
@@ -509,6 +551,7 @@ class CoreThread:
                 self._gate.notify_all()
 
     def _abandon(self, future: CallFuture) -> None:
+        self._look()
         if future not in self._live or self._core is None:
             return
         bunch = future.bunch
@@ -523,14 +566,15 @@ class CoreThread:
 
     def _cancelled(self, future: CallFuture) -> None:
         self._abandon(future)
-        if future in self._live and len(self._let_off) < self._configuration.max_pending:
-            self._let_off.add(future)
-            self._let_out(future)
         with self._gate:
+            if future in self._live and len(self._let_off) < self._configuration.max_pending:
+                self._let_off.add(future)
+                self._let_out(future)
             self._stopping -= 1
         self._notify()
 
     def _close(self, cancel: bool) -> None:
+        self._look()
         self._urgent = self._urgent or cancel
         self._closing.set()
         for future in tuple(self._live):

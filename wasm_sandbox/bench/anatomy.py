@@ -1,41 +1,30 @@
-"""Where each microsecond goes: the parts of a round trip and of a record of a batch, each measured
-by itself. What is left of the whole is the supervisor's: scheduling, decoding, keeping
-account."""
+"""Where each microsecond goes: the parts of a round trip, as it takes its steps, and of a record of
+a batch, each measured by itself. What is left of that is the supervisor's: scheduling, decoding,
+keeping account."""
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Generator
-from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
-import trio
-
-from ..calls import build_request
 from ..columns import pack, unpack
-from ..future import CallFuture
 from ..pool import Pool
+from ..protocol.receipts import Receipt
+from ..supervisor.express import Loan
 from ..supervisor.watch import processor_clock
 from .guests import ADD
 from .measure import timed
 from .model import WHOLE, Figure
-from .pools import just, new_pool, warm, with_pool
+from .pools import Subject, just, new_pool, warm, with_pool
 from .registry import Effort, Subjects, Turn, benchmark
 
-_FRAME = bytes(64)
-"""As long as a small call's message, about."""
 _RECORDS = 2500
-_ECHO = """
-import socket, sys
-channel = socket.socket(fileno=int(sys.argv[1]))
-while data := channel.recv(4096):
-    channel.send(data)
-"""
+_METHODS = ("send", "listen", "take")
+_STEPS = 6
+"""Steps of the short way: to the loan, sent, listening, answered, taken, and back at the caller."""
+_TRIES = 10
 
 
 def _add(pool: Pool) -> Any:
@@ -44,53 +33,60 @@ def _add(pool: Pool) -> Any:
     return function
 
 
-@contextmanager
-def _another_process(count: int) -> Generator[Turn]:
-    ours, theirs = socket.socketpair()
-    with ours:
-        with theirs:
-            command = [sys.executable, "-I", "-c", _ECHO, str(theirs.fileno())]
-            process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
+class _Watched:
+    """One call at a time, by the short way (``supervisor.express``), and when each step of it was
+    taken. A call whose answer the pool's thread had to read is made again."""
 
-        def question() -> None:
-            ours.send(_FRAME)
-            ours.recv(4096)
+    def __init__(self, pool: Pool, count: int) -> None:
+        self._pool = pool
+        self._add = _add(pool)
+        self._count = count
+        self._times: list[float] = []
+
+    def calls(self) -> list[tuple[list[float], Receipt]]:
+        """The times at which something began, and at last the end, for each call."""
+        found: list[tuple[list[float], Receipt]] = []
+        with self._watching():
+            for _ in range(_TRIES * self._count):
+                self._times.clear()
+                self._now()
+                future = self._pool.submit(self._add, 5, 3)
+                future.result()
+                self._now()
+                if len(self._times) == _STEPS + 1:
+                    found.append((self._times.copy(), future.receipt))
+                if len(found) == self._count:
+                    break
+        return found
+
+    def clock(self) -> float:
+        """Processor seconds of the worker."""
+        return processor_clock(self._pool.workers()[0].pid) or 0.0
+
+    def _now(self) -> None:
+        self._times.append(time.perf_counter())
+
+    @contextmanager
+    def _watching(self) -> Generator[None]:
+        before = [getattr(Loan, name) for name in _METHODS]
+
+        def step(method: Callable[..., Any], *, ends: bool) -> Callable[..., Any]:
+            def stepped(*args: Any) -> Any:
+                self._now()
+                result = method(*args)
+                if ends and result:
+                    self._now()
+                return result
+
+            return stepped
 
         try:
-            question()
-            yield lambda: timed(question, count)
+            for name, method in zip(_METHODS, before, strict=True):
+                setattr(Loan, name, step(method, ends=name != "take"))
+            yield
         finally:
-            ours.shutdown(socket.SHUT_RDWR)
-            process.wait()
-
-
-@contextmanager
-def _another_thread(count: int) -> Generator[Turn]:
-    """A thread that waits in trio for a descriptor, and gives an answer to this one."""
-    ours, theirs = socket.socketpair()
-    futures: list[Future[None]] = []
-
-    async def serve() -> None:
-        while True:
-            await trio.lowlevel.wait_readable(theirs)
-            if not theirs.recv(4096):
-                return
-            futures.pop().set_result(None)
-
-    def question() -> None:
-        future: Future[None] = Future()
-        futures.append(future)
-        ours.send(_FRAME)
-        future.result()
-
-    thread = threading.Thread(target=trio.run, args=(serve,), name="answers", daemon=True)
-    with ours, theirs:
-        thread.start()
-        try:
-            yield lambda: timed(question, count)
-        finally:
-            ours.shutdown(socket.SHUT_RDWR)
-            thread.join()
+            for name, method in zip(_METHODS, before, strict=True):
+                setattr(Loan, name, method)
 
 
 @benchmark(
@@ -98,36 +94,59 @@ def _another_thread(count: int) -> Generator[Turn]:
         name="round-trip-parts",
         title="where the time of a round trip goes",
         unit="µs",
-        note="`submit(add, 5, 3).result()` with one worker.",
+        note="`submit(add, 5, 3).result()` with one worker, in order. Each call notes when a step "
+        "of it begins, so the parts add up to the whole, but for what a sum of medians is off "
+        "a median of sums. What the worker does beside the guest is its processor time.",
         kind="parts",
     )
 )
 def round_trip_parts(effort: Effort) -> Subjects:
     """Parts that follow each other."""
-    count = effort.count(1000, 20)
+    count = effort.count(500, 20)
 
-    def whole(pool: Pool) -> Turn:
-        add = _add(pool)
-        return lambda: timed(lambda: pool.submit(add, 5, 3).result(), count)
+    def between(first: int, last: int) -> Subject:
+        def turn_of(pool: Pool) -> Turn:
+            watched = _Watched(pool, count)
+            return lambda: [(t[last] - t[first]) * 1e6 for t, _ in watched.calls()]
 
-    def request(pool: Pool) -> Turn:
-        add = _add(pool)
-        arguments: tuple[int, int] = (5, 3)
-        return lambda: timed(
-            lambda: CallFuture(add, build_request(add, arguments), lambda _: None), count
-        )
+        return with_pool(turn_of, 1)
 
     def guest(pool: Pool) -> Turn:
-        add = _add(pool)
-        return lambda: [add.detailed(5, 3)[1].wall_time * 1e6 for _ in range(count)]
+        watched = _Watched(pool, count)
+        return lambda: [receipt.wall_time * 1e6 for _, receipt in watched.calls()]
+
+    def around(pool: Pool) -> Turn:
+        watched = _Watched(pool, count)
+        return lambda: [_besides(watched)[1] * 1e6]
+
+    def kernel(pool: Pool) -> Turn:
+        watched = _Watched(pool, count)
+
+        def turn() -> list[float]:
+            calls, besides = _besides(watched)
+            return [(t[4] - t[3] - r.wall_time - besides) * 1e6 for t, r in calls]
+
+        return turn
 
     return {
-        WHOLE: with_pool(whole, 1),
-        "arguments to a request": with_pool(request, 1),
-        "a message to another process and back": _another_process(count),
+        WHOLE: between(0, _STEPS),
+        "arguments to a request, and a future": between(0, 1),
+        "the call, written to its worker": between(1, 2),
+        "until the caller's thread listens": between(2, 3),
         "the worker: a fresh instance, and the guest": with_pool(guest, 1),
-        "trio wakes, and gives the result to the caller's thread": _another_thread(count),
+        "the worker: reading, understanding, answering": with_pool(around, 1),
+        "the kernel: waking the worker, then the caller's thread": with_pool(kernel, 1),
+        "the answer, read and checked": between(4, 5),
+        "the future has its value, and the caller": between(5, _STEPS),
     }
+
+
+def _besides(watched: _Watched) -> tuple[list[tuple[list[float], Receipt]], float]:
+    """Calls, and seconds that the worker's processor spent on each beside its guest."""
+    begun = watched.clock()
+    calls = watched.calls()
+    used = watched.clock() - begun - sum(receipt.cpu_time for _, receipt in calls)
+    return calls, used / len(calls)
 
 
 @benchmark(

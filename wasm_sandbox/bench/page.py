@@ -13,7 +13,7 @@ from .noise import busy
 from .svg import Bar, bars, curve, number, stack
 
 PAGE, DATA, PLOTS = "performance.md", "performance.json", "performance"
-REST = "all the rest: the supervisor, and waking each other"
+REST = "all the rest"
 
 _HEAD = """\
 # Performance

@@ -14,7 +14,17 @@ _LETTER = 6.4
 _BAR, _GAP, _HEAD, _FOOT = 20, 10, 38, 14
 _HEIGHT = 260
 _OURS, _THEIRS, _MARK = "#1f6feb", "#9aa4b2", "#cf222e"
-_COLOURS = ("#1f6feb", "#2da44e", "#bf8700", "#8250df", "#cf222e", "#9aa4b2")
+_COLOURS = (
+    "#1f6feb",
+    "#2da44e",
+    "#bf8700",
+    "#8250df",
+    "#cf222e",
+    "#1b7c83",
+    "#bc4c00",
+    "#57606a",
+    "#9aa4b2",
+)
 
 
 class Bar(msgspec.Struct, frozen=True):
