@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +20,7 @@ from wasm_sandbox import (
     ConfigurationError,
     DeadlineExceeded,
     Err,
+    Function,
     Grants,
     HostFunction,
     HostFunctionError,
@@ -79,7 +80,7 @@ def shop(pool: Pool, price: Any, log: Any = lambda _: None) -> Module:
     return pool.load(SHOP, imports={PRICES: {"unit-price": price}, "log": log})
 
 
-def divide(pool: Pool, function: Any) -> Callable[[int, int], Any]:
+def divide(pool: Pool, function: Any) -> Function:
     return pool.load(dividing(), imports={OPS: {"divide": function}})["divide"]
 
 

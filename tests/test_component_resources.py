@@ -350,11 +350,13 @@ def test_a_class_whose_methods_get_grants_is_closed_without(pool: Pool) -> None:
         def __init__(self, size: int, *, grants: Grants) -> None:
             super().__init__(size * cast("int", grants["times"]))
 
-        def add_up(self, n: int, *, grants: Grants) -> int:
+        def add_up(self, n: int, *, grants: Grants | None = None) -> int:
+            assert grants is not None
             return super().add_up(n) * cast("int", grants["times"])
 
         @classmethod
-        def how_many(cls, *, grants: Grants) -> int:
+        def how_many(cls, *, grants: Grants | None = None) -> int:
+            assert grants is not None
             return len(cls.made)
 
     given = GIVEN | {"connection": HostFunction(Granted, needs={"times": (1, 9)})}

@@ -91,6 +91,7 @@ def lent() -> Iterator[Lent]:
 
 
 def test_an_answer_ends_the_call_and_the_loan_is_free_again(lent: Lent) -> None:
+    record: CallRecord | None = None
     for number in range(1, 4):
         record = lent.call()
         assert not lent.loan.send(record), "one at a time"
@@ -104,6 +105,7 @@ def test_an_answer_ends_the_call_and_the_loan_is_free_again(lent: Lent) -> None:
         assert lent.loan.answered == number
         assert not lent.left()
     assert lent.loan.end() == (None, None)
+    assert record is not None
     assert not lent.loan.send(record)
 
 

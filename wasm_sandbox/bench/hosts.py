@@ -81,16 +81,16 @@ def host_call(effort: Effort) -> Subjects:
     def asking(function: HostFunction) -> dict[str, Any]:
         return {"imports": {"env": {"f": function}}}
 
-    ways = {
+    ways: dict[str, dict[str, Any]] = {
         "direct": asking(HostFunction(same, direct=True, rate=_RATE)),
         "in a thread": asking(HostFunction(same, rate=_RATE)),
         "a coroutine": asking(HostFunction(_awaited, rate=_RATE)),
         "`worker_imports=`": {"worker_imports": {"env": {"f": same}}},
     }
-    component = {"f": HostFunction(same, direct=True, rate=_RATE)}
+    component: dict[str, Any] = {"imports": {"f": HostFunction(same, direct=True, rate=_RATE)}}
     return {
         **{f"{OURS}, {way}": _asking(calls, **given) for way, given in ways.items()},
-        f"{OURS}, direct, from a component": _asking(calls, COMPONENT_ASKS, imports=component),
+        f"{OURS}, direct, from a component": _asking(calls, COMPONENT_ASKS, **component),
         "multiprocessing.Pipe": _pipe(calls),
     }
 

@@ -119,11 +119,11 @@ class Outgoing:
 
     def request(self, options: Options) -> HttpRequest:
         """What is sent but for the body, over a scheme that can be spoken."""
-        case, other = self.method
-        scheme = _SCHEMES[(self.scheme or _HTTPS)[0]]
+        case: int = self.method[0]
+        chosen: int = (self.scheme or _HTTPS)[0]
         return HttpRequest(
-            other if case == len(_METHODS) else _METHODS[case],
-            f"{scheme}://{self.authority or ''}{self.target or '/'}",
+            self.method[1] if case == len(_METHODS) else _METHODS[case],
+            f"{_SCHEMES[chosen]}://{self.authority or ''}{self.target or '/'}",
             tuple((name, value.decode()) for name, value in self.headers.without("content-length")),
             seconds(options.times[0]),
             seconds(options.times[1]),

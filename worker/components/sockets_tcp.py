@@ -126,7 +126,8 @@ class TcpSockets:
     def __init__(self, state: State) -> None:
         self._state = state
 
-    def _get(self, socket: int) -> TcpSocket:
+    def of(self, socket: int) -> TcpSocket:
+        """The socket of a handle."""
         return self._state.objects.get(socket, TcpSocket)
 
     @offer(
@@ -147,7 +148,7 @@ class TcpSockets:
         f"({_SELF}, borrow<network>, {SOCKET_ADDRESS}) -> {_DONE}",
     )
     def start_connect(self, socket: int, net: int, remote: list[Any]) -> list[Any]:
-        found, network = self._get(socket), self._state.network
+        found, network = self.of(socket), self._state.network
         self._state.objects.get(net, Net)
         assert network is not None
         if found.connecting:
@@ -168,14 +169,14 @@ class TcpSockets:
     def finish_connect(self, socket: int) -> list[Any]:
         network = self._state.network
         assert network is not None
-        streams = self._get(socket).finish(network)
+        streams = self.of(socket).finish(network)
         if isinstance(streams, list):
             return streams
         return [0, [self._state.objects.add(stream) for stream in streams]]
 
     @offer(TCP, "[method]tcp-socket.subscribe", f"({_SELF}) -> own<pollable>")
     def subscribe(self, socket: int) -> int:
-        return self._state.objects.add(Event(self._get(socket).find))
+        return self._state.objects.add(Event(self.of(socket).find))
 
     @offer(
         TCP,
@@ -183,7 +184,7 @@ class TcpSockets:
         f"({_SELF}, enum<receive, send, both>) -> {_DONE}",
     )
     def shutdown(self, socket: int, what: int) -> list[Any]:
-        return self._get(socket).shut_down(what)
+        return self.of(socket).shut_down(what)
 
     # --- what it is -------------------------------------------------------------------------------
 
@@ -193,7 +194,7 @@ class TcpSockets:
         f"({_SELF}) -> result<{SOCKET_ADDRESS}, {ERROR_CODE}>",
     )
     def remote_address(self, socket: int) -> list[Any]:
-        found = self._get(socket)
+        found = self.of(socket)
         return [0, found.remote] if found.connected else refused("invalid-state")
 
     @offer(
@@ -203,15 +204,15 @@ class TcpSockets:
     )
     def local_address(self, socket: int) -> list[Any]:
         # Of this machine, which is none of the guest's business.
-        return refused("not-supported" if self._get(socket).connected else "invalid-state")
+        return refused("not-supported" if self.of(socket).connected else "invalid-state")
 
     @offer(TCP, "[method]tcp-socket.address-family", f"({_SELF}) -> {FAMILY}")
     def address_family(self, socket: int) -> int:
-        return self._get(socket).family
+        return self.of(socket).family
 
     @offer(TCP, "[method]tcp-socket.is-listening", f"({_SELF}) -> bool")
     def is_listening(self, socket: int) -> bool:
-        self._get(socket)
+        self.of(socket)
         return False
 
     # --- listening, which is never offered --------------------------------------------------------
@@ -224,13 +225,13 @@ class TcpSockets:
     @offer(TCP, "[method]tcp-socket.start-listen", f"({_SELF}) -> {_DONE}")
     @offer(TCP, "[method]tcp-socket.set-listen-backlog-size", f"({_SELF}, u64) -> {_DONE}")
     def not_supported(self, socket: int, *_: Any) -> list[Any]:
-        self._get(socket)
+        self.of(socket)
         return refused("not-supported")
 
     @offer(TCP, "[method]tcp-socket.finish-bind", f"({_SELF}) -> {_DONE}")
     @offer(TCP, "[method]tcp-socket.finish-listen", f"({_SELF}) -> {_DONE}")
     def not_in_progress(self, socket: int) -> list[Any]:
-        self._get(socket)
+        self.of(socket)
         return refused("not-in-progress")
 
     @offer(
@@ -240,7 +241,7 @@ class TcpSockets:
         f"{ERROR_CODE}>",
     )
     def accept(self, socket: int) -> list[Any]:
-        self._get(socket)
+        self.of(socket)
         return refused("invalid-state")
 
 
@@ -250,13 +251,13 @@ def _add_options() -> None:
 
         @offer(TCP, f"[method]tcp-socket.{name}", f"({_SELF}) -> result<{kind}, {ERROR_CODE}>")
         def read(self: TcpSockets, socket: int, name: str = name) -> list[Any]:
-            return [0, self._get(socket).options[name]]
+            return [0, self.of(socket).options[name]]
 
         @offer(TCP, f"[method]tcp-socket.set-{name}", f"({_SELF}, {kind}) -> {_DONE}")
         def write(self: TcpSockets, socket: int, value: Any, name: str = name) -> list[Any]:
             if not value and value is not False:
                 return refused("invalid-argument")
-            self._get(socket).options[name] = value
+            self.of(socket).options[name] = value
             return _OK
 
         setattr(TcpSockets, read_name := name.replace("-", "_"), read)
