@@ -8,7 +8,6 @@ is called without it, and that none is granted which no function of the guest's 
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import cast
@@ -26,6 +25,7 @@ whole where it has to be."""
 Needs = Mapping[str, Need]
 
 FIELD = "capabilities.custom"
+_LARGEST = 1 << 63
 MOST, LONGEST = 64, 4096
 """Grants together; characters of a text, and texts of a list."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
@@ -82,7 +82,7 @@ def _value(name: str, value: object) -> GrantValue:
         case bool():
             return value
         case int() | float():
-            if not math.isfinite(value) or abs(value) > 1 << 63:
+            if not abs(value) <= _LARGEST:  # nor what is no number
                 raise ConfigurationError(field, value, "must be a number from -2**63 to 2**63")
             return value
         case str():
@@ -126,7 +126,7 @@ def _is_range(need: tuple[object, ...]) -> bool:
         case (bool(), _) | (_, bool()):
             return False
         case (int() | float() as low, int() | float() as high):
-            return math.isfinite(low) and math.isfinite(high) and low <= high
+            return -_LARGEST <= low <= high <= _LARGEST
         case _:
             return False
 

@@ -227,7 +227,7 @@ class Dispatcher:
         """
         if request.timeout is not None or request.command is not None:
             return None
-        if request.parent is not None:  # it is counted, in the trio thread
+        if request.parent is not None or request.env:  # it is counted, or told of, there
             return None
         if request.batch is not None:
             return None

@@ -64,6 +64,7 @@ class Ear:
             OSError: no descriptor is left.
         """
         self.channel = channel
+        self._nudged = False
         self._epoll = select.epoll()
         try:
             self._epoll.register(channel, select.EPOLLIN)
@@ -93,11 +94,13 @@ class Ear:
 
     def nudge(self) -> None:
         """Have a thread that listens look up."""
+        self._nudged = True
         os.eventfd_write(self._nudge, 1)
 
     def calm(self) -> None:
-        """It has looked up."""
-        with contextlib.suppress(OSError):
+        """Forget who was to look up."""
+        if self._nudged:
+            self._nudged = False
             os.eventfd_read(self._nudge)
 
     def close(self) -> None:
@@ -189,6 +192,8 @@ class Loan:
             if self.answered >= self._answers:
                 return None
             self._patience = time.perf_counter() + seconds
+            # Here, where it cannot be closed. What was closed may be somebody else's by now.
+            ear.calm()
             ear.shut()
         outcome = None
         try:
@@ -199,8 +204,6 @@ class Loan:
                 if self._open:
                     outcome = self.take(ear.channel, record)
                     ear.open()
-            if outcome is None:
-                ear.calm()
         return outcome
 
     def take(self, channel: socket.socket, record: CallRecord) -> Outcome | None:

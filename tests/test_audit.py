@@ -21,6 +21,7 @@ from wasm_sandbox import (
     Capabilities,
     CapabilityDenied,
     ConfigurationError,
+    Environment,
     Event,
     Filesystem,
     InvalidModule,
@@ -242,6 +243,24 @@ def test_a_variable_is_named_and_its_value_kept_out(tmp_path: Path, cache: Path)
     assert granted["environment"] == ["TOKEN"]
     assert granted["stdin"] is False
     assert secret not in path.read_text()
+
+
+VARIABLES = b"""(module
+  (import "wasi_snapshot_preview1" "environ_sizes_get"
+    (func $sizes (param i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (func (export "count") (result i32)
+    (drop (call $sizes (i32.const 0) (i32.const 4))) (i32.load (i32.const 0))))"""
+
+
+def test_every_call_that_is_given_variables_is_told_of(tmp_path: Path, cache: Path) -> None:
+    path = tmp_path / "audit"
+    granted = Capabilities(environment=Environment.set({"TOKEN": "x"}))
+    with Pool(1, cache_dir=cache, audit=path, capabilities=granted) as pool:
+        count = pool.load(VARIABLES)["count"]
+        for _ in range(6):  # one after the other: an idle worker is sent them without ceremony
+            assert count() == 1
+    assert [line["type"] for line in lines(path)].count("CallGranted") == 6
 
 
 def test_what_was_denied_stopped_or_refused_is_in_it(tmp_path: Path, cache: Path) -> None:

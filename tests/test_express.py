@@ -209,6 +209,24 @@ def test_who_listens_looks_up_when_the_call_is_taken_over(lent: Lent) -> None:
     assert lent.left() == b"x"
 
 
+def test_who_listened_touches_no_descriptor_once_they_may_be_somebody_elses(lent: Lent) -> None:
+    record = lent.call()
+    thread = threading.Thread(target=lent.loan.listen, args=(record, LONG))
+    thread.start()
+    until(lambda: lent.loan.heard)
+    with lent.loan._lock:  # the thread that listens comes no further
+        lent.ear.nudge()
+        lent.loan._open = False
+        number = lent.ear._nudge
+        reading, writing = os.pipe()
+        os.write(writing, b"somebody's data")
+        os.dup2(reading, number)
+    thread.join(LONG)
+    assert os.read(number, 64) == b"somebody's data"
+    os.close(reading)
+    os.close(writing)
+
+
 def test_an_ear_without_descriptors_leaves_none(
     lent: Lent, monkeypatch: pytest.MonkeyPatch
 ) -> None:

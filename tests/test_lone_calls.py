@@ -211,6 +211,22 @@ def test_what_is_no_plain_answer_comes_the_usual_way(cache: Path, heard: list[bo
             assert module["div"](6, 3) == 2
 
 
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, ValueError])
+def test_no_callback_ends_the_pool(
+    cache: Path, heard: list[bool], error: type[BaseException]
+) -> None:
+    def fail(_: object) -> None:
+        raise error
+
+    with Pool(1, cache_dir=cache) as pool:
+        spin = pool.load(STATE.encode())["spin"]
+        until_heard(heard, lambda: spin(3))
+        future = pool.submit(spin, 1000)
+        future.add_done_callback(fail)
+        until(future.done)
+        assert spin(3) == 3
+
+
 def test_callbacks_run_in_the_thread_of_the_pool(cache: Path, heard: list[bool]) -> None:
     with Pool(1, cache_dir=cache) as pool:
         spin = pool.load(STATE.encode())["spin"]

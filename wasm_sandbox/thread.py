@@ -208,7 +208,10 @@ class CoreThread:
                 self._let_off.discard(future)
                 if self._waiting:
                     self._gate.notify_all()
-        future.finish(outcome)
+        if self.is_current:
+            self._finish(future, outcome)
+        else:
+            future.finish(outcome)
 
     def _has_room(self, desk: Desk | None) -> bool:
         if self._closed or (desk is not None and (desk.first or desk.closed)):
@@ -518,6 +521,9 @@ class CoreThread:
 
     def _done(self, future: CallFuture, outcome: Outcome) -> None:
         self._over((future,))
+        self._finish(future, outcome)
+
+    def _finish(self, future: CallFuture, outcome: Outcome) -> None:
         try:
             future.finish(outcome)
         except BaseException:  # a callback of the user's must not end the pool
