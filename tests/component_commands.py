@@ -118,7 +118,12 @@ def command(body: str, version: str = "0.2.0", extra: str = "") -> str:
     (export "get-directories" (func (result (list (tuple (own $d) string)))))))
   (import "wasi:sockets/tcp-create-socket{at}" (instance $sockets
     (export "tcp-socket" (type $s (sub resource)))
-    (type $c (enum "unknown" "access-denied" "not-supported"))
+    (type $c (enum "unknown" "access-denied" "not-supported" "invalid-argument"
+      "out-of-memory" "timeout" "concurrency-conflict" "not-in-progress" "would-block"
+      "invalid-state" "new-socket-limit" "address-not-bindable" "address-in-use"
+      "remote-unreachable" "connection-refused" "connection-reset" "connection-aborted"
+      "datagram-too-large" "name-unresolvable" "temporary-resolver-failure"
+      "permanent-resolver-failure"))
     (export "error-code" (type $code (eq $c)))
     (type $f (enum "ipv4" "ipv6"))
     (export "ip-address-family" (type $family (eq $f)))
