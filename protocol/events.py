@@ -264,7 +264,8 @@ class NetworkAllowed(Event, frozen=True, kw_only=True, tag=True):
 
 
 class NetworkRefused(Event, frozen=True, kw_only=True, tag=True):
-    """A call may not connect; its guest was told."""
+    """A call may not connect, or a name that it had looked up gave no address; its guest was told,
+    if it still waits."""
 
     worker: int
     tenant: str | None

@@ -245,7 +245,7 @@ class CallNetwork:
         async with self._audit.refusals(operation, where):
             grants = policy.grants_for(self._granted, where)
         if addresses is None:
-            addresses = await self._addresses(where.host)
+            addresses = await self._addresses(operation, where)
         failure = Refused(Errno.NOENT, f"{where.host} has no address")
         with during(Cause.CONNECT), trio.fail_after(shorter(CONNECT_SECONDS, within)):
             for address in addresses:
@@ -260,23 +260,38 @@ class CallNetwork:
                     failure = error
         raise failure
 
-    async def _addresses(self, host: str | Address) -> list[Address]:
+    async def _addresses(self, operation: Operation, where: Destination) -> list[Address]:
+        """All addresses of a host that a grant names. A look-up is itself a message to somebody:
+        whatever it is for, it counts, and is reported where it gives no address to decide about."""
+        host = where.host
+        if isinstance(host, str) or operation == "lookup":
+            async with self._audit.refusals(operation, where):
+                self._lookups += 1
+                if self._lookups > self._allowed * IN_TOTAL:
+                    raise Refused(Errno.MFILE, f"more than {self._allowed * IN_TOTAL} names")
         if not isinstance(host, str):
             return [host]
-        with during(Cause.LOOKUP):
-            return list(await self._access.resolve(host))[:ADDRESSES]
+        nothing = "the look-up was given up"
+        try:
+            with during(Cause.LOOKUP):
+                found = list(await self._access.resolve(host))[:ADDRESSES]
+            nothing = "" if found else f"{host} has no address"
+        except Refused as refused:
+            nothing = refused.message
+            raise
+        finally:
+            if nothing:
+                self._audit.found_nothing(operation, where, nothing)
+        return found
 
     async def _look_up(self, name: str) -> list[Address]:
         """The addresses of a name with which the call may have it."""
         async with self._audit.refusals("lookup", name):
             where = Destination(policy.name(name), 0)
             grants = policy.grants_for(self._granted, where)
-            self._lookups += 1
-            if self._lookups > self._allowed * IN_TOTAL:
-                raise Refused(Errno.MFILE, f"more than {self._allowed * IN_TOTAL} names")
         allowed: list[Address] = []
         failure = Refused(Errno.NOENT, f"{where.host} has no address")
-        for address in await self._addresses(where.host):
+        for address in await self._addresses("lookup", where):
             try:
                 async with self._audit.refusals("lookup", where, address):
                     grant = policy.check_address(grants, where, address)

@@ -39,6 +39,10 @@ class Audit:
         facts = self._facts(operation, where, address)
         self._emit(NetworkAllowed(grant=str(grant), **facts))
 
+    def found_nothing(self, operation: Operation, where: object, reason: str) -> None:
+        """A name was looked up, for nothing. It takes no time: names are counted."""
+        self._emit(NetworkRefused(reason=reason, **self._facts(operation, where, "")))
+
     @asynccontextmanager
     async def refusals(
         self, operation: Operation, where: object, address: object = ""

@@ -88,12 +88,15 @@ class Traffic:
 
 
 class Connection:
-    """A connection to one address, whose bytes are counted. Nothing is read ahead."""
+    """A connection to one address, whose bytes are counted. Nothing is read ahead of what its
+    guest asks for."""
 
     def __init__(self, sock: trio.socket.SocketType, traffic: Traffic) -> None:
         self._socket = sock
         self.traffic = traffic
         """Of the call that it serves now."""
+        self._kept = b""
+        """What came after the room for it was used up."""
         self._stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]
         self._stream = trio.SocketStream(sock)
 
@@ -108,18 +111,20 @@ class Connection:
     async def receive(self, most: int, within: float = 0) -> bytes:
         """At least one byte and at most ``most``, within so many seconds where they are fewer than
         ours; nothing at the end."""
-        with trio.fail_after(shorter(TRANSFER_SECONDS, within)):
-            if isinstance(self._stream, trio.SocketStream):
-                await trio.lowlevel.wait_readable(self._socket)
-            # Reads beside this one are not to take the same room, so it is set aside meanwhile.
-            traffic = self.traffic
-            aside = min(most, traffic.room())
-            traffic.received += aside
-            data = b""
-            try:
-                data = bytes(await self._stream.receive_some(aside))
-            finally:
-                traffic.received -= aside - len(data)
+        traffic = self.traffic
+        if not self._kept:
+            with trio.fail_after(shorter(TRANSFER_SECONDS, within)):
+                if isinstance(self._stream, trio.SocketStream):
+                    await trio.lowlevel.wait_readable(self._socket)
+                size = min(most, traffic.room())
+                self._kept = bytes(await self._stream.receive_some(size))
+        if not self._kept:
+            return b""
+        # Only what came counts. Reads beside this one may have taken the same room meanwhile: what
+        # has none any more is kept for who may have it.
+        data = self._kept[: min(most, traffic.room())]
+        self._kept = self._kept[len(data) :]
+        traffic.received += len(data)
         return data
 
     async def send(self, data: bytes) -> None:

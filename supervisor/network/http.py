@@ -7,13 +7,11 @@ request, which is then checked like the first.
 
 from __future__ import annotations
 
-import math
-
 import h11
 import trio
 
 from ...protocol.host_calls import Cause, Errno
-from .connections import Connection
+from .connections import TRANSFER_SECONDS, Connection, shorter
 from .failures import during
 from .policy import Refused
 from .requests import HEAD_LIMIT, Prepared
@@ -37,7 +35,7 @@ class Exchange:
 
     async def begin(self, request: Prepared, body: bytes, within: float = 0) -> None:
         """Send the request and wait for the head of the response, at most so many seconds where
-        they are not 0.
+        they are fewer than ours, however the server spreads it.
 
         Raises:
             Refused: the answer is no HTTP, or its head is too large.
@@ -54,7 +52,7 @@ class Exchange:
         ]
         with during(Cause.SEND):
             await self.connection.send(b"".join(part for part in parts if part))
-        with during(Cause.RECEIVE), trio.fail_after(within or math.inf):
+        with during(Cause.RECEIVE), trio.fail_after(shorter(TRANSFER_SECONDS, within)):
             await self._head()
 
     async def _head(self) -> None:
@@ -71,14 +69,19 @@ class Exchange:
     async def read(self, room: int, within: float = 0) -> bytes:
         """Some bytes of the body, waiting at most so many seconds for each piece where they are not
         0; none at its end."""
+        if not self._rest and not self._over:
+            with trio.fail_after(TRANSFER_SECONDS):
+                await self._more(within)
+        piece, self._rest = self._rest[:room], self._rest[room:]
+        return bytes(piece)
+
+    async def _more(self, within: float) -> None:
         while not self._rest and not self._over:
             event = await self._next(_CHUNK, within)
             if isinstance(event, h11.Data):
                 self._rest = memoryview(bytes(event.data))
             else:
                 self._over = True
-        piece, self._rest = self._rest[:room], self._rest[room:]
-        return bytes(piece)
 
     async def _next(self, most: int, within: float = 0) -> h11.Event:
         while True:
