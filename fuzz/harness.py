@@ -238,8 +238,8 @@ class Harness:
     async def _serve_thing(self, slots: bytes, data: bytes) -> tuple[bytes, bytes]:
         """A thing is what its instance has: it must come back from there and nowhere else."""
         (thing,) = _CODEC.unpack(slots, data)
-        assert thing is None or thing is held.get()
-        return _CODEC.pack(held.get() if thing is None else None)
+        assert thing is None or thing is held.get().objects
+        return _CODEC.pack(held.get().objects if thing is None else None)
 
     def _batch(self) -> BatchRequest:
         return BatchRequest(RECORDS, "fresh" if len(self.records) % 2 else "shared", _BATCHED)

@@ -39,7 +39,7 @@ from ..protocol.messages import (
 from .imports import BadArgument, HostImport, Raised, denial, serving
 from .leftovers import Leftovers
 from .network.access import CallNetwork, NetworkAccess
-from .objects import Objects, held
+from .objects import Objects, Turn, held
 from .sending import Sender
 
 if TYPE_CHECKING:
@@ -131,9 +131,15 @@ class HostCalls:
             async def work() -> Answer:
                 if denied is not None:
                     raise denied
-                if objects is not None:
-                    held.set(objects)
-                return await _call(called, slots, data, message.room)
+                if objects is None:
+                    return await _call(called, slots, data, message.room)
+                turn = Turn(objects)
+                held.set(turn)
+                try:
+                    return await _call(called, slots, data, message.room)
+                except BaseException:  # also where it was given up
+                    turn.undo()
+                    raise
 
         else:
             raise ProtocolError(f"there is no host function {message.function[:40]!r}")
@@ -250,9 +256,14 @@ async def _call(function: HostImport, slots: bytes, data: bytes, room: int) -> A
         Trap: the guest gave it what it cannot take.
         HostFunctionError: it failed, took too long, or returned what cannot cross.
     """
-    early = function.rate.delay(trio.current_time())
+    now = trio.current_time()
+    early = function.rate.delay(now)
     if early:
-        await trio.sleep(early)
+        try:
+            await trio.sleep(early)
+        except trio.Cancelled:
+            function.rate.give_back(now + early)
+            raise
     answer: Answer | None = None
     with trio.move_on_after(function.timeout):
         try:

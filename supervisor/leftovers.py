@@ -9,9 +9,12 @@ import msgspec
 import trio
 
 from .imports import HostImport
-from .objects import Objects, held
+from .objects import Objects, Turn, held
 
 _log = logging.getLogger("wasm_sandbox")
+AT_ONCE = 4
+"""Things that are dropped at a time. Each may need a thread, of those that the host functions of
+all guests have."""
 GOODBYE_SECONDS = 2.0
 """How long the end of a pool waits for what its guests left to be dropped."""
 
@@ -26,6 +29,7 @@ class Leftovers:
     def __init__(self, start: Callable[[Callable[[], Awaitable[None]]], object]) -> None:
         self._start = start
         self._running = 0
+        self._turns = trio.CapacityLimiter(AT_ONCE)
         self._idle = trio.Event()
 
     def take(self, objects: Objects) -> None:
@@ -36,9 +40,9 @@ class Leftovers:
         self._running += 1
 
         async def drop() -> None:
-            held.set(objects)
+            held.set(Turn(objects))
             try:
-                failures = [await _drop(number, function) for number, function in left]
+                failures = [await self._drop(number, function) for number, function in left]
                 _report([failure for failure in failures if failure is not None])
             finally:
                 self._running -= 1
@@ -53,19 +57,18 @@ class Leftovers:
                 self._idle = trio.Event()
                 await self._idle.wait()
 
-
-async def _drop(number: int, function: HostImport) -> tuple[str, BaseException] | None:
-    """Drop one thing; what failed, and why."""
-    await trio.lowlevel.checkpoint()
-    with trio.move_on_after(function.timeout):
-        try:
-            await function.call(b"", msgspec.msgpack.encode([number]))
-        except trio.Cancelled:
-            raise
-        except BaseException as error:  # whatever it is, it is the function's own
-            return function.name, error
-        return None
-    return function.name, TimeoutError(f"not done after {function.timeout:g} s")
+    async def _drop(self, number: int, function: HostImport) -> tuple[str, BaseException] | None:
+        """Drop one thing, in turn with what other instances have left; what failed, and why."""
+        async with self._turns:
+            with trio.move_on_after(function.timeout):
+                try:
+                    await function.call(b"", msgspec.msgpack.encode([number]))
+                except trio.Cancelled:
+                    raise
+                except BaseException as error:  # whatever it is, it is the function's own
+                    return function.name, error
+                return None
+        return function.name, TimeoutError(f"not done after {function.timeout:g} s")
 
 
 def _report(failures: list[tuple[str, BaseException]]) -> None:

@@ -7,6 +7,8 @@ What it has not dropped when it ends is dropped for it.
 from __future__ import annotations
 
 import itertools
+import threading
+from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -34,6 +36,8 @@ class Objects:
         self._moving: dict[int, tuple[ResourceKind, object]] = {}
         """What the arguments that are being read give away."""
         self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+        """Around what also a function may do that was given up."""
         self._closed = False
 
     def add(self, kind: ResourceKind, thing: object) -> int:
@@ -42,13 +46,22 @@ class Objects:
         Raises:
             BadArgument: it has too many, or is no longer there.
         """
-        if self._closed:
-            raise BadArgument("the instance has ended")
-        if len(self._things) == MAX_OBJECTS:
-            raise BadArgument(f"the guest has {MAX_OBJECTS} resources, and drops none")
-        number = next(self._numbers)
-        self._things[number] = kind, thing
-        return number
+        with self._lock:
+            if self._closed:
+                raise BadArgument("the instance has ended")
+            if len(self._things) >= MAX_OBJECTS:
+                raise BadArgument(f"the guest has {MAX_OBJECTS} resources, and drops none")
+            number = next(self._numbers)
+            self._things[number] = kind, thing
+            return number
+
+    def remove(self, numbers: Iterable[int]) -> None:
+        """The instance did not get these after all; once it has ended, they are among what it has
+        left."""
+        with self._lock:
+            if not self._closed:
+                for number in numbers:
+                    self._things.pop(number, None)
 
     def get(self, kind: ResourceKind, number: object) -> object:
         """What it lends.
@@ -83,13 +96,41 @@ class Objects:
 
     def close(self) -> list[tuple[int, HostImport]]:
         """The instance has ended: what it has left that needs to be dropped."""
-        self._closed = True
-        return [
-            (number, kind.drop)
-            for number, (kind, _) in self._things.items()
-            if kind.drop is not None
-        ]
+        with self._lock:
+            self._closed = True
+            return [
+                (number, kind.drop)
+                for number, (kind, _) in self._things.items()
+                if kind.drop is not None
+            ]
 
 
-held: ContextVar[Objects] = ContextVar("held")
+class Turn:
+    """One function's turn at what an instance has: what it adds can be taken back as a whole."""
+
+    def __init__(self, objects: Objects) -> None:
+        self.objects = objects
+        self._added: list[int] = []
+        self._undone = False
+
+    def add(self, kind: ResourceKind, thing: object) -> int:
+        """The number of a thing that the instance gets, if the function's answer reaches it.
+
+        Raises:
+            BadArgument: it has too many, or is no longer there, or the function was given up.
+        """
+        number = self.objects.add(kind, thing)
+        self._added.append(number)
+        if self._undone:  # looked at last: ``undo`` may come from another thread at any time
+            self.undo()
+            raise BadArgument("the function was given up")
+        return number
+
+    def undo(self) -> None:
+        """The instance gets no answer: nothing that the function has added, or adds yet."""
+        self._undone = True
+        self.objects.remove(tuple(self._added))
+
+
+held: ContextVar[Turn] = ContextVar("held")
 """In a host function for a component: what the guest that waits for it has handles to."""

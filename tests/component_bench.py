@@ -14,7 +14,7 @@ from wasm_sandbox.linking import link
 from wasm_sandbox.protocol.wit import World
 from wasm_sandbox.runners import AsyncioRunner
 from wasm_sandbox.supervisor.imports import HostImport
-from wasm_sandbox.supervisor.objects import Objects, held
+from wasm_sandbox.supervisor.objects import Objects, Turn, held
 from wasm_sandbox.supervisor.requests import ModuleHandle
 from wasm_sandbox.wit_codec import WitCodec
 from wasm_sandbox.worker.engines.interface import (
@@ -69,7 +69,7 @@ def importing(
     bound: list[HostImport] = []
 
     def call(*values: Any) -> Any:
-        held.set(Objects())
+        held.set(Turn(Objects()))
         work = bound[0].call(b"", msgspec.msgpack.encode(values)).__await__()
         try:
             next(work)

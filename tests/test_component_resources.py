@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import pytest
+import trio
 from fakes import until
 from importing_components import DATABASE, DB
+from trio.testing import MockClock
 
 from wasm_sandbox import (
     Capabilities,
@@ -25,7 +27,12 @@ from wasm_sandbox import (
     SignatureMismatch,
     Trap,
 )
+from wasm_sandbox.protocol.description import FunctionType
+from wasm_sandbox.protocol.messages import LentFunction
 from wasm_sandbox.supervisor import objects
+from wasm_sandbox.supervisor.imports import BadArgument, HostImport
+from wasm_sandbox.supervisor.leftovers import AT_ONCE, Leftovers
+from wasm_sandbox.supervisor.rate import Rate
 
 
 @pytest.fixture(scope="module")
@@ -262,6 +269,120 @@ def test_a_guest_that_drops_gets_what_close_raises(pool: Pool) -> None:
     module = pool.load(DATABASE, imports={DB: GIVEN | {"connection": Bad}})
     with pytest.raises(HostFunctionError, match=r"\[resource-drop\]connection raised LookupError"):
         module["use"](1, 1)
+
+
+class Lasting:
+    """The things of instances, as they are made."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.all: list[objects.Objects] = []
+        begin = objects.Objects.__init__
+
+        def made(each: objects.Objects) -> None:
+            begin(each)
+            self.all.append(each)
+
+        monkeypatch.setattr(objects.Objects, "__init__", made)
+
+    def count(self) -> int:
+        return sum(len(each._things) for each in self.all)
+
+
+RESULTS = b"""(component
+  (import "docs:db/api" (instance $db
+    (export "connection" (type $c (sub resource)))
+    (export "all" (func (result (tuple (own $c) (own $c) string))))))
+  (alias export $db "connection" (type $c))
+  (core module $libc
+    (memory (export "memory") 20)
+    (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 64)))
+  (core instance $libc (instantiate $libc))
+  (core func $all (canon lower (func $db "all") (memory (core memory $libc "memory"))
+    (realloc (core func $libc "realloc"))))
+  (core module $m
+    (import "h" "all" (func $all (param i32)))
+    (func (export "f") (call $all (i32.const 16))))
+  (core instance $i (instantiate $m (with "h" (instance (export "all" (func $all))))))
+  (func (export "f") (canon lift (core func $i "f"))))"""
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [(None, "the result"), ("x" * (1 << 26), "can cross"), ("late", "longer than its timeout")],
+)
+def test_a_kept_instance_has_nothing_of_a_result_that_fails(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch, text: str | None, error: str
+) -> None:
+    lasting, event = Lasting(monkeypatch), threading.Event()
+    answers: list[Any] = [text]
+
+    def everything() -> tuple[Connection, Connection, Any]:
+        answer = answers.pop() if answers else "well"
+        if answer == "late":
+            event.wait()
+        return Connection(1), Connection(2), answer
+
+    given: dict[str, Any] = {
+        "connection": Connection,
+        "all": HostFunction(everything, timeout=0.2 if text == "late" else 10.0),
+    }
+    with pool.instance(pool.load(RESULTS, imports={"docs:db/api": given})) as instance:
+        with pytest.raises(HostFunctionError, match=error):
+            instance.call("f")
+        event.set()
+        if text == "late":
+            until(lambda: len(Connection.made) == 2)
+        assert lasting.count() == 0
+        instance.call("f")
+        assert lasting.count() == 2
+    until(lambda: closed() == [0, 0, 1, 1])
+
+
+def test_what_a_function_adds_while_it_is_given_up_is_taken_back() -> None:
+    kind, those = objects.ResourceKind("connection"), objects.Objects()
+    kept = objects.Turn(those).add(kind, "kept")
+    turn = objects.Turn(those)
+    number = turn.add(kind, "early")
+    turn.undo()
+    with pytest.raises(BadArgument):
+        those.get(kind, number)
+    with pytest.raises(BadArgument, match="given up"):
+        turn.add(kind, "late")
+    with pytest.raises(BadArgument):
+        those.get(kind, number + 1)
+    assert those.get(kind, kept) == "kept"
+
+
+def test_what_guests_have_left_takes_few_threads_and_turns() -> None:
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            running, most, order = 0, 0, list[str]()
+
+            def call_of(guest: str) -> Any:
+                async def call(_slots: bytes, _data: bytes) -> tuple[bytes, bytes]:
+                    nonlocal running, most
+                    order.append(guest)
+                    running += 1
+                    most = max(most, running)
+                    await trio.sleep(0.01)
+                    running -= 1
+                    return b"", b""
+
+                return call
+
+            leftovers = Leftovers(nursery.start_soon)
+            for guest, count in [("greedy", 40)] * 10 + [("modest", 1)]:
+                left = objects.Objects()
+                shape = LentFunction("docs:a/b", "drop", FunctionType((), ()), component=True)
+                drop = HostImport(shape=shape, timeout=5.0, rate=Rate(1000), call=call_of(guest))
+                for _ in range(count):
+                    left.add(objects.ResourceKind("connection", drop), object())
+                leftovers.take(left)
+            await leftovers.wait()
+            assert (running, most, len(order)) == (0, AT_ONCE, 401)
+            assert order.index("modest") < 30
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
 
 
 def test_they_are_bounded(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:

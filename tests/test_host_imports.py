@@ -8,8 +8,10 @@ from collections.abc import Callable
 from typing import Any, TypedDict
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from trio.testing import MockClock
 
 from wasm_sandbox import (
     ConfigurationError,
@@ -31,7 +33,9 @@ from wasm_sandbox.protocol.description import (
     MemoryType,
     ModuleDescription,
 )
+from wasm_sandbox.protocol.messages import LentFunction
 from wasm_sandbox.runners import ThreadRunner
+from wasm_sandbox.supervisor.host_calls import _call
 from wasm_sandbox.supervisor.imports import HostImport
 from wasm_sandbox.supervisor.rate import Rate
 from wasm_sandbox.supervisor.requests import ModuleHandle
@@ -408,3 +412,40 @@ def test_no_second_has_more_than_its_rate_and_one_more(rate: float) -> None:
 def test_who_comes_slowly_never_waits() -> None:
     limit = Rate(10)
     assert [limit.delay(at * 0.1001) for at in range(1000)] == [0.0] * 1000
+
+
+def test_who_stops_waiting_gives_the_place_back() -> None:
+    limit, now = Rate(10), 100.0
+    assert [limit.delay(now) for _ in range(10)] == pytest.approx([0.0] * 10)
+    for _ in range(600):
+        wait = limit.delay(now)
+        limit.give_back(now + wait)
+        now += 0.05 * (now < 100.05)
+    assert limit.delay(now) == pytest.approx(0.05)
+
+
+def test_a_place_that_is_given_back_is_had_once_and_not_after_its_time() -> None:
+    limit = Rate(1)
+    assert [limit.delay(100.0) for _ in range(5)] == [0, 1, 2, 3, 4]
+    limit.give_back(103.0)
+    limit.give_back(101.0)
+    assert [limit.delay(100.5) for _ in range(3)] == [0.5, 2.5, 4.5]
+    limit.give_back(103.0)
+    assert [limit.delay(103.5) for _ in range(2)] == [2.5, 3.5]
+
+
+def test_calls_that_are_stopped_while_they_wait_starve_nobody() -> None:
+    async def answer(_slots: bytes, _data: bytes) -> tuple[bytes, bytes]:
+        return b"", b""
+
+    async def main() -> None:
+        shape = LentFunction("env", "f", FunctionType((), ()))
+        function = HostImport(shape=shape, timeout=1.0, rate=Rate(10), call=answer)
+        for _ in range(600):
+            with trio.move_on_after(0.05):
+                await _call(function, b"", b"", 0)
+        begun = trio.current_time()
+        await _call(function, b"", b"", 0)
+        assert trio.current_time() - begun <= 0.11
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))

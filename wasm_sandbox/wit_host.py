@@ -33,7 +33,7 @@ def object_handle(kind: ResourceKind, of: type[Any] | None, handle: Handle) -> C
         return held.get().add(kind, value)
 
     def take(value: Any) -> object:
-        objects = held.get()
+        objects = held.get().objects
         return (objects.take if isinstance(handle, wit.Own) else objects.get)(kind, value)
 
     return Converter(put, take)
@@ -67,7 +67,7 @@ class HostWitCodec:
         Raises:
             BadArgument: they are not of the function's type, or name what the guest does not have.
         """
-        objects = held.get()
+        objects = held.get().objects
         try:
             given = _decode(data)
             if type(given) is not list or len(cast("list[object]", given)) != len(self._params):
@@ -87,7 +87,8 @@ class HostWitCodec:
         return values
 
     def pack(self, value: Any) -> tuple[bytes, bytes]:
-        """What the function returned.
+        """What the function returned. Objects in it are among ``held`` also when this fails: until
+        its turn is undone.
 
         Raises:
             SignatureMismatch: it is not of the function's type; names the place in it.
