@@ -42,7 +42,8 @@ def _theirs(name: str, first: list[int], second: list[int]) -> Generator[Turn]:
         unit="ns a call",
         note=f"Two workers; a million pairs, of which peers send {CHUNK:,} at a time.",
         targets=(Target(bound=250),),
-    )
+    ),
+    patience=600.0,  # a peer needs a minute for its turns where the machine is slow
 )
 def map_lists(effort: Effort) -> Subjects:
     """``list(pool.map(add, list, list))``."""
