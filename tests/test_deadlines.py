@@ -129,7 +129,7 @@ def test_it_is_stopped_at_its_deadline_and_its_neighbours_go_on(pool: Pool, what
     assert error.used is not None
     assert error.used >= DEADLINE
     assert DEADLINE <= elapsed < DEADLINE + MARGIN
-    assert served
+    assert served > 1
     assert stuck.receipt is error.receipt
     assert (stuck.receipt.attempts, stuck.receipt.worker is not None) == (1, True)
     assert stuck.receipt.wall_time >= DEADLINE * 0.9
