@@ -16,6 +16,10 @@ again. Whatever else it is, whatever else happens, and when the moment is over, 
 thread's, which finds the channel as if nobody had looked. So only one kind of answer is understood
 here, and every other rule has one place.
 
+After such an answer the ear stays shut: the worker has nothing to say, and who waited for one call
+will wait for the next. It opens for a call that is waited for in another way (``leave``), and when
+the trio thread looks at the worker, which it does soon and often as long as there are such calls.
+
 A thread can be interrupted anywhere (KeyboardInterrupt). That an answer was taken shows in the
 bytes that it was taken to, which one system call fills; until the thread says that the call is over
 (``free``), the trio thread would end it with the same outcome.
@@ -47,7 +51,7 @@ SMALL = 4096
 read the short way."""
 MOMENT = 0.002
 """Seconds that a thread listens: a call that takes longer does not gain by it."""
-ANSWERS = 64
+ANSWERS = 1024
 """Answers after which the trio thread looks at the worker, at the latest."""
 
 
@@ -117,12 +121,14 @@ class Loan:
         "_ear",
         "_home",
         "_lock",
+        "_looked_at",
         "_open",
         "_outcome",
         "_patience",
         "_poll",
         "_record",
         "_sent",
+        "_shut",
         "_taken",
         "answered",
         "listed",
@@ -145,12 +151,15 @@ class Loan:
         self._answers = answers
         self._lock = threading.Lock()
         self._open = True
+        self._shut = False
+        """Whether the ear may be shut."""
         self._record: CallRecord | None = None
         self._sent = 0.0
         self._patience = 0.0
         """Until when a thread listens, if one does."""
         self._taken = bytearray()
         self._outcome: Outcome | None = None
+        self._looked_at = 0
         self.answered = 0
         """Calls that are over, and of which the trio thread does not know."""
         self.spent = 0.0
@@ -190,11 +199,14 @@ class Loan:
             if not self._open or self._record is not record or self._patience:
                 return None
             if self.answered >= self._answers:
+                self._hear()
                 return None
             self._patience = time.perf_counter() + seconds
             # Here, where it cannot be closed. What was closed may be somebody else's by now.
             ear.calm()
-            ear.shut()
+            if not self._shut:
+                self._shut = True
+                ear.shut()
         outcome = None
         try:
             poll.poll(seconds * 1000)
@@ -203,8 +215,21 @@ class Loan:
                 self._patience = 0.0
                 if self._open:
                     outcome = self.take(ear.channel, record)
-                    ear.open()
+                    if outcome is None:
+                        self._hear()
         return outcome
+
+    def leave(self, record: CallRecord) -> None:
+        """Nobody is going to listen for the answer to ``record``: it is the trio thread's."""
+        with self._lock:
+            if self._open and self._record is record and not self._patience:
+                self._hear()
+
+    def _hear(self) -> None:
+        """Have the trio thread woken by the worker."""
+        if self._shut and self._ear is not None:
+            self._ear.open()
+            self._shut = False
 
     def take(self, channel: socket.socket, record: CallRecord) -> Outcome | None:
         """Take the answer, if it is a plain one; within ``listen``."""
@@ -232,12 +257,24 @@ class Loan:
                 self._taken = bytearray()
                 self._home.append(self)
 
+    @property
+    def ended(self) -> bool:
+        """Whether what was sent by it is the trio thread's."""
+        return not self._open
+
     # --- in the trio thread ---------------------------------------------------------------------
 
     @property
-    def heard(self) -> bool:
-        """Whether a thread listens, and will not for long."""
-        return time.perf_counter() < self._patience
+    def fresh(self) -> bool:
+        """Whether a call has just been sent, to which a thread listens or may do so."""
+        return self._record is not None and time.perf_counter() < self._sent + MOMENT
+
+    @property
+    def going_on(self) -> bool:
+        """Whether calls go by it one after the other: some are over since this was last asked, and
+        none is out for long."""
+        before, self._looked_at = self._looked_at, self.answered
+        return self.answered > before and (self._record is None or self.fresh)
 
     @property
     def used(self) -> bool:
@@ -249,10 +286,9 @@ class Loan:
         taken."""
         with self._lock:
             self._open = False
-            if self._ear is not None and self._record is not None:
-                self._ear.open()  # it may be shut still where a thread was interrupted
-                if self._patience:
-                    self._ear.nudge()
+            self._hear()
+            if self._patience and self._ear is not None:
+                self._ear.nudge()
             record = self._record
             if record is None:
                 return None, None

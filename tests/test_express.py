@@ -109,15 +109,58 @@ def test_an_answer_ends_the_call_and_the_loan_is_free_again(lent: Lent) -> None:
     assert not lent.loan.send(record)
 
 
-def test_the_trio_thread_is_not_woken_while_one_listens(lent: Lent) -> None:
+def test_the_trio_thread_is_not_woken_from_the_first_that_listens_to_the_last(lent: Lent) -> None:
     record = lent.call()
     lent.worker.send(lent.returned(record))
+    assert lent.wakes_the_trio_thread(), "nobody listens yet"
+    for _ in range(3):
+        assert lent.loan.listen(record, LONG) is not None
+        lent.loan.free()
+        record = lent.call()
+        lent.worker.send(lent.returned(record))
+        assert not lent.wakes_the_trio_thread()
+    lent.loan.leave(record)
     assert lent.wakes_the_trio_thread()
-    lent.ear.shut()
-    assert not lent.wakes_the_trio_thread()
+    assert lent.loan.end() == (record, None)
+
+
+def test_the_trio_thread_hears_again_once_the_loan_has_ended(lent: Lent) -> None:
+    record = lent.call()
+    lent.worker.send(lent.returned(record))
     assert lent.loan.listen(record, LONG) is not None
-    lent.worker.send(b"something")
-    assert lent.wakes_the_trio_thread(), "it is open again"
+    lent.loan.free()
+    lent.worker.send(b"something, unasked")
+    assert not lent.wakes_the_trio_thread()
+    lent.loan.end()
+    assert lent.wakes_the_trio_thread()
+
+
+def test_who_leaves_a_call_that_is_over_or_another_s_changes_nothing(lent: Lent) -> None:
+    record = lent.call()
+    lent.worker.send(lent.returned(record))
+    assert lent.loan.listen(record, LONG) is not None
+    lent.loan.free()
+    other = lent.call()
+    lent.loan.leave(record)
+    lent.worker.send(lent.returned(other))
+    assert not lent.wakes_the_trio_thread()
+    lent.loan.end()
+    lent.loan.leave(other)
+
+
+def test_a_loan_is_left_alone_while_calls_go_by_it(lent: Lent) -> None:
+    assert not lent.loan.going_on, "nothing was sent"
+    record = lent.call()
+    assert lent.loan.fresh
+    assert not lent.loan.going_on, "nothing was answered"
+    lent.worker.send(lent.returned(record))
+    assert lent.loan.listen(record, LONG) is not None
+    lent.loan.free()
+    assert lent.loan.going_on
+    assert not lent.loan.going_on, "nothing since"
+    lent.call()
+    until(lambda: not lent.loan.fresh)
+    assert not lent.loan.going_on
 
 
 def test_a_worker_that_dies_wakes_the_trio_thread_even_so(lent: Lent) -> None:
@@ -199,7 +242,7 @@ def test_who_listens_looks_up_when_the_call_is_taken_over(lent: Lent) -> None:
     heard: list[Outcome | None] = []
     thread = threading.Thread(target=lambda: heard.append(lent.loan.listen(record, LONG)))
     thread.start()
-    until(lambda: lent.loan.heard)
+    until(lambda: lent.loan._patience > 0)
     assert lent.loan.listen(record, LONG) is None, "one at a time"
     assert lent.loan.end()[0] is record
     thread.join(LONG)
@@ -213,7 +256,7 @@ def test_who_listened_touches_no_descriptor_once_they_may_be_somebody_elses(lent
     record = lent.call()
     thread = threading.Thread(target=lent.loan.listen, args=(record, LONG))
     thread.start()
-    until(lambda: lent.loan.heard)
+    until(lambda: lent.loan._patience > 0)
     with lent.loan._lock:  # the thread that listens comes no further
         lent.ear.nudge()
         lent.loan._open = False

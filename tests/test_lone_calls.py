@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
 import time
 import warnings
 from collections.abc import Callable
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed, wait
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from wasm_sandbox import (
     Recycle,
     Trap,
     WorkerLost,
+    thread,
 )
 from wasm_sandbox.supervisor import express
 from wasm_sandbox.supervisor.requests import Outcome
@@ -238,6 +241,83 @@ def test_callbacks_run_in_the_thread_of_the_pool(cache: Path, heard: list[bool])
             assert future.result() == 3
         until(lambda: len(names) == 20)
         assert set(names) <= {"wasm-sandbox", threading.current_thread().name}
+
+
+def polled(future: CallFuture) -> None:
+    until(future.done)
+
+
+def running(future: CallFuture) -> None:
+    until(lambda: not future.running())
+
+
+def waited_for(future: CallFuture) -> None:
+    assert wait([future], timeout=30).done == {future}
+
+
+def completed(future: CallFuture) -> None:
+    assert next(as_completed([future], timeout=30)) is future
+
+
+def called_back(future: CallFuture) -> None:
+    over = threading.Event()
+    future.add_done_callback(lambda _: over.set())
+    assert over.wait(30)
+
+
+def awaited(future: CallFuture) -> None:
+    async def main() -> None:
+        await asyncio.wait_for(asyncio.wrap_future(future), 30)
+
+    asyncio.run(main())
+
+
+def asked_at_once(future: CallFuture) -> None:
+    with suppress(TimeoutError):
+        future.result(timeout=0)
+    until(lambda: future._state == "FINISHED")
+
+
+@pytest.mark.parametrize(
+    "how", [polled, running, waited_for, completed, called_back, awaited, asked_at_once]
+)
+def test_the_pool_s_thread_hears_of_calls_for_which_nobody_listens(
+    cache: Path,
+    heard: list[bool],
+    how: Callable[[CallFuture], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Pool(1, cache_dir=cache) as pool:
+        spin = pool.load(STATE.encode())["spin"]
+        monkeypatch.setattr(thread, "_PULSE", 3600.0)
+        monkeypatch.setattr(thread, "_SLOW_PULSE", 3600.0)
+        for _ in range(10):
+            until_heard(heard, lambda: spin(3))
+            future = pool.submit(spin, 100)
+            how(future)
+            assert future.result() == 100
+
+
+def test_a_call_that_nobody_waits_for_is_made_and_counted(cache: Path, heard: list[bool]) -> None:
+    with Pool(1, cache_dir=cache) as pool:
+        spin = pool.load(STATE.encode())["spin"]
+        until_heard(heard, lambda: [spin(n) for n in range(100)])
+        before = pool.workers()[0].calls
+        pool.submit(spin, 100)
+        until(lambda: "0 calls" in repr(pool))
+        assert pool.workers()[0].calls == before + 1
+
+
+def test_short_limits_are_kept_while_the_pool_s_thread_looks_seldom(
+    cache: Path, heard: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Pool(1, cache_dir=cache) as pool:
+        module = pool.load(STATE.encode())
+        monkeypatch.setattr(thread, "_SLOW_PULSE", 3600.0)
+        until_heard(heard, lambda: [module["spin"](n) for n in range(100)])
+        future = pool.submit(module["spin"].options(limits=SHORT), LONG)
+        assert not wait([future], timeout=0).done
+        assert isinstance(future.exception(timeout=30), DeadlineExceeded)
 
 
 @pytest.mark.parametrize("how", ["cancelled", "killed", "late"])

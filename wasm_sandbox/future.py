@@ -29,6 +29,16 @@ The guest chose its size and content, so the thread that wants it pays, not the 
 _cancelling = threading.Lock()
 
 
+class Waiter(Protocol):
+    """How the answer to a call that its caller's thread has sent may be waited for."""
+
+    def listen(self, seconds: float) -> None:
+        """Wait in this thread, for so many seconds at the most."""
+
+    def leave(self) -> None:
+        """Have the pool's thread wait."""
+
+
 class Owner(Protocol):
     """Who has the call made."""
 
@@ -65,8 +75,8 @@ class CallFuture(Future[Any]):
     _decoded: tuple[Any, BaseException | None] | None = None
     _handed_over = False
     _abandoned = False
-    _listen: Callable[[float], object] | None = None
-    """Waits for the answer in the caller's thread, for so many seconds at the most."""
+    _waiter: Waiter | None = None
+    """Until it is decided who waits for the answer."""
 
     def __init__(
         self,
@@ -95,6 +105,11 @@ class CallFuture(Future[Any]):
             raise InvalidStateError("the call is not over: there is no receipt yet")
         return self._receipt
 
+    def done(self) -> bool:
+        """Whether it is over."""
+        self._leave()
+        return super().done()
+
     def running(self) -> bool:
         """Whether the supervisor has it, and it is not over."""
         return self._handed_over and not self.done()
@@ -116,7 +131,7 @@ class CallFuture(Future[Any]):
 
     def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
         """As ``Future.add_done_callback``."""
-        self._listen = None  # callbacks are for the pool's thread
+        self._leave()
         super().add_done_callback(fn)
 
     def result(self, timeout: float | None = None) -> Any:
@@ -127,7 +142,7 @@ class CallFuture(Future[Any]):
             CancelledError: it was cancelled.
             TimeoutError: it is not over yet.
         """
-        if self._listen is not None:
+        if self._waiter is not None:
             timeout = self._wait_here(timeout)
         value = super().result(timeout)
         if value is not _LATER:
@@ -139,7 +154,7 @@ class CallFuture(Future[Any]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait for the call's error; ``None`` where it has none."""
-        if self._listen is not None:
+        if self._waiter is not None:
             timeout = self._wait_here(timeout)
         error = super().exception(timeout)
         if error is None and self._outcome is not None:
@@ -149,16 +164,34 @@ class CallFuture(Future[Any]):
     def _wait_here(self, timeout: float | None) -> float | None:
         """Wait a moment without the pool's thread, where that is possible; what is left of
         ``timeout``."""
-        listen, self._listen = self._listen, None
-        if listen is None or self.done():
+        waiter, self._waiter = self._waiter, None
+        if waiter is None or super().done():
             return timeout
         if timeout is None:
-            listen(math.inf)
+            waiter.listen(math.inf)
             return None
         end = time.monotonic() + timeout
         if timeout > 0:
-            listen(timeout)
+            waiter.listen(timeout)
+        else:
+            waiter.leave()
         return end - time.monotonic()
+
+    def _leave(self) -> None:
+        """It is waited for in another way than by ``result`` or ``exception``."""
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            waiter.leave()
+
+    def _get_waiters(self) -> list[Any]:
+        self._leave()
+        return self._waiting
+
+    def _set_waiters(self, waiters: list[Any]) -> None:
+        self._waiting = waiters
+
+    _waiters = property(_get_waiters, _set_waiters)
+    """Those of ``concurrent.futures.wait`` and ``as_completed``, which put themselves there."""
 
     def _decode(self) -> tuple[Any, BaseException | None]:
         if self._decoded is None:
@@ -169,15 +202,15 @@ class CallFuture(Future[Any]):
 
     # --- for the pool ---------------------------------------------------------------------------
 
-    def hand_over(self, listen: Callable[[float], object] | None = None) -> bool:
-        """The supervisor takes the call, unless it was cancelled before; ``listen`` waits for its
-        answer in another thread than the pool's."""
+    def hand_over(self, waiter: Waiter | None = None) -> bool:
+        """The supervisor takes the call, unless it was cancelled before; by ``waiter`` its answer
+        can be waited for in another thread than the pool's."""
         # One that is cancelled at this very moment is stopped afterwards, as any other.
         if self._abandoned:
             return False
         self._handed_over = True
-        if listen is not None:
-            self._listen = listen
+        if waiter is not None:
+            self._waiter = waiter
         return True
 
     def finish(self, outcome: Outcome) -> None:

@@ -45,6 +45,7 @@ from .supervisor.requests import CallRequest, Outcome
 from .supervisor.shortages import breakdown, pool_error
 
 if TYPE_CHECKING:
+    from .protocol.limits import Limits
     from .supervisor.actor import Actor
     from .supervisor.calls import CallRecord
     from .supervisor.core import Core
@@ -56,9 +57,12 @@ _AT_A_TIME = 512
 _MOMENT = 1.0
 """Seconds after which the thread, which passes cancellations on at once, must be standing still."""
 _PULSE = 0.005
+_SLOW_PULSE = 0.04
 """Seconds after which the thread looks again for calls that other threads sent themselves, if
-there were some: to wake it for each would be a quarter of what it costs. Their limits count from
-when they were sent, so only one that is shorter than this is kept late."""
+there were some: to wake it for each would be a quarter of what it costs. It looks less and less
+often while all that it finds are answers that were read as they came. Limits count from when a call
+was sent, so only one that is shorter than this is kept late; where one is, the thread is woken
+unless it looks often anyway."""
 _TRIO_DESCRIPTORS = 5
 """Descriptors that a run of trio opens at once."""
 
@@ -79,8 +83,8 @@ class CoreThread:
         self._awake = True  # until the thread looks for the first time
         self._lent: deque[Loan] = deque()
         """Those by which another thread sent a call."""
-        self._looking = False
-        """Whether the pool's thread looks there soon, even if nobody wakes it."""
+        self._pulse = math.inf
+        """In how many seconds the pool's thread looks there, even if nobody wakes it."""
         self._gate = threading.Condition()
         self._closed = False
         self._waiting = 0
@@ -141,6 +145,11 @@ class CoreThread:
         return threading.current_thread() is self._thread
 
     @property
+    def is_here(self) -> bool:
+        """Whether this is the process whose thread it is, and no forked child."""
+        return os.getpid() == self._process
+
+    @property
     def pending(self) -> int:
         """Calls that were submitted and are not over."""
         return self._submitted - self._finished - self._heard
@@ -183,20 +192,24 @@ class CoreThread:
             self._live.discard(future)
             return False
         loan, record = sent
-        future.hand_over(partial(self._hear, future, loan, record))
+        future.hand_over(_Waiter(self, future, loan, record))
         if not loan.listed:
             loan.listed = True
             self._lent.append(loan)
-        if not self._looking:
+        if self._pulse > _PULSE and (self._pulse > _SLOW_PULSE or _is_short(request.limits)):
             self._wake()
         return True
 
-    def _hear(self, future: CallFuture, loan: Loan, record: CallRecord, seconds: float) -> None:
+    def hear(self, future: CallFuture, loan: Loan, record: CallRecord, seconds: float) -> None:
         """Wait for a moment for the answer to a call that this thread may have sent."""
-        if os.getpid() == self._process and (outcome := loan.listen(record, min(seconds, MOMENT))):
+        outcome = loan.listen(record, min(seconds, MOMENT))
+        if outcome is not None:
             # Should an exception come in between, the pool's thread does this when it looks.
             self._heard_of(future, outcome)
             loan.free()
+        elif not loan.ended:
+            with self._gate:
+                self._wake()
 
     def _heard_of(self, future: CallFuture, outcome: Outcome) -> None:
         """A lone call is over, in whatever thread, perhaps not for the first time."""
@@ -460,31 +473,46 @@ class CoreThread:
                 if self._inbox:
                     await trio.lowlevel.checkpoint()
                 else:
-                    with trio.move_on_after(_PULSE if self._looking else math.inf):
+                    with trio.move_on_after(self._pulse):
                         await trio.lowlevel.wait_readable(self._bell)
                         os.eventfd_read(self._bell)
 
     def _drain(self) -> None:
         # Whoever sends a call from here on is found below, or wakes the thread once more.
-        self._awake = self._looking = False
-        self._looking = self._look(patient=True)
+        pulse, self._pulse = self._pulse, math.inf
+        self._awake = False
+        self._pulse = self._look_again(pulse)
         with nullcontext() if self._core is None else self._core.mail:
             for _ in range(min(len(self._inbox), _AT_A_TIME)):
                 self._take(self._inbox.popleft())
             self._bunches.flush()
 
-    def _look(self, *, patient: bool = False) -> bool:
-        """Look at the calls that other threads sent, or at those for which none listens; whether
-        there were some."""
-        found = bool(self._lent)
+    def _look(self) -> None:
+        """Look at the calls that other threads sent."""
+        for _ in range(len(self._lent)):
+            self._heed(self._lent.popleft())
+
+    def _look_again(self, pulse: float) -> float:
+        """Look at those that the other threads do not look after themselves; in how many seconds
+        to do so again."""
+        if not self._lent:
+            return math.inf
+        following = min(2 * pulse, _SLOW_PULSE) if pulse < math.inf else _PULSE
         for _ in range(len(self._lent)):
             loan = self._lent.popleft()
-            if patient and loan.heard:
+            if loan.going_on:
+                self._lent.append(loan)
+                continue
+            following = _PULSE
+            if loan.fresh:
                 self._lent.append(loan)
             else:
-                loan.listed = False  # first: what is sent from here on is listed again
-                loan.worker.heed(loan)
-        return found
+                self._heed(loan)
+        return following
+
+    def _heed(self, loan: Loan) -> None:
+        loan.listed = False  # first: what is sent from here on is listed again
+        loan.worker.heed(loan)
 
     def _take(self, what: Callable[[], object] | CallFuture) -> None:
         if isinstance(what, CallFuture):
@@ -616,6 +644,32 @@ class CoreThread:
                     future.set_exception(self._closed_error())
 
         self._nursery.start_soon(job)
+
+
+class _Waiter:
+    """What the future of a lone call can do about its answer; nothing, in a forked child."""
+
+    __slots__ = ("_future", "_loan", "_record", "_thread")
+
+    def __init__(
+        self, thread: CoreThread, future: CallFuture, loan: Loan, record: CallRecord
+    ) -> None:
+        self._thread, self._future, self._loan, self._record = thread, future, loan, record
+
+    def listen(self, seconds: float) -> None:
+        """Wait for it here, for so many seconds at the most."""
+        if self._thread.is_here:
+            self._thread.hear(self._future, self._loan, self._record, seconds)
+
+    def leave(self) -> None:
+        """Leave it to the pool's thread."""
+        if self._thread.is_here:
+            self._loan.leave(self._record)
+
+
+def _is_short(limits: Limits) -> bool:
+    """Whether a limit may be reached before the thread looks by itself."""
+    return min(limits.wall_time, limits.cpu_time, limits.idle_time) < 2 * _SLOW_PULSE
 
 
 def _is_streamed(future: CallFuture) -> bool:

@@ -69,7 +69,9 @@ class Channel:
             self.flush()
 
     def flush(self) -> None:
-        """Send what is queued. Safe from any thread."""
+        """Send what is queued; when this returns it is sent. Safe from any thread."""
+        if not self._outbox and not self._sending.locked():  # in this order
+            return
         with self._sending:
             if not self._outbox:
                 return

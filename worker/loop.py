@@ -144,6 +144,8 @@ class Loop:
         self._recalled = 0
         """Calls up to this number that were not begun by then were given back."""
         self._skip: set[int] = set()
+        self._cpu = 0
+        """What the processor's clock showed when it was begun, in nanoseconds."""
         self._outlets: Outlets | None = None
         """Where the output of the call goes that is about to run, or runs, if not into frames."""
 
@@ -246,12 +248,13 @@ class Loop:
                 self._skip.discard(call)
                 return False
             self._current = call
-            arena.publish_begun(self._shared, call, time.process_time_ns())
+            self._cpu = time.process_time_ns()
+            arena.publish_begun(self._shared, call, self._cpu)
             return True
 
     def _run(self, message: Task, stdin: int) -> Returned | Failed:
         self._transfer.begin(message.call, _allowed(message), self._outlets)
-        wall, cpu = time.perf_counter_ns(), time.process_time_ns()
+        wall = time.perf_counter_ns()
         try:
             result = self._runtime.run(message, self._transfer, stdin)
         finally:
@@ -261,7 +264,7 @@ class Loop:
         if self._transfer.over_limit:
             failure = self._transfer.limit_failure()
         usage = Usage(
-            (time.process_time_ns() - cpu) / 1e9,
+            (time.process_time_ns() - self._cpu) / 1e9,
             (time.perf_counter_ns() - wall) / 1e9,
             result.measured.fuel,
             result.measured.memory,
@@ -276,14 +279,14 @@ class Loop:
 
     def _run_batch(self, message: Batch) -> BatchReturned:
         self._transfer.begin(message.call)
-        wall, cpu = time.perf_counter_ns(), time.process_time_ns()
+        wall = time.perf_counter_ns()
         try:
             done, measured, failure = self._runtime.run_batch(message, self._transfer)
         finally:
             with self._lock:
                 self._current = 0
         usage = Usage(
-            (time.process_time_ns() - cpu) / 1e9,
+            (time.process_time_ns() - self._cpu) / 1e9,
             (time.perf_counter_ns() - wall) / 1e9,
             measured.fuel,
             measured.memory,

@@ -78,7 +78,8 @@ class RawEngine:
     def arm(self) -> None:
         """Forget an interrupt that hit nothing."""
         self._shared.interrupted = False
-        self.account.woken.clear()
+        if self.account.woken.is_set():
+            self.account.woken.clear()
 
     def interrupt(self) -> None:
         """Stop the running call, or the next one if it has not begun to run."""
