@@ -131,12 +131,14 @@ class CallRecord(msgspec.Struct, eq=False):
         if message.data is not None:
             self.take(0, message.data)
         pieces = self.pieces
-        result = self.result or ResultBuffer(request.into)
+        result = self.result
+        if result is None and request.returns_buffer:
+            result = ResultBuffer(request.into)
         return Outcome(
             receipt=self.receipt(message.usage, now),
             slots=message.slots,
-            data=result.value if request.returns_buffer and request.into is None else None,
-            filled=result.filled,
+            data=None if result is None or request.into is not None else result.value,
+            filled=None if result is None else result.filled,
             exit_code=message.exit_code,
             stdout=b"".join(pieces[1]) if 1 in pieces else b"",
             stderr=b"".join(pieces[2]) if 2 in pieces else b"",

@@ -5,7 +5,7 @@ since it last looked; it carries them out in order, some at a time. So a bunch o
 one wake-up, and a lone one starts at once: its caller's thread sends it to an idle worker, and the
 pool's thread looks for such calls before anything else that it does (``_PULSE``). Who waits for
 such a call reads its answer itself, if it comes at once (``_hear``). What waits for the core to
-be done is counted: ``_submitted`` and ``_heard`` grow under the gate, ``_finished`` only in the
+be done is counted: ``_submitted`` and ``_heard`` grow under the lock, ``_finished`` only in the
 thread, so what is left of them needs no lock to read.
 
 The thread is a daemon and the pool is closed by ``atexit``, after the program's other threads have
@@ -85,7 +85,8 @@ class CoreThread:
         """Those by which another thread sent a call."""
         self._pulse = math.inf
         """In how many seconds the pool's thread looks there, even if nobody wakes it."""
-        self._gate = threading.Condition()
+        self._lock = threading.RLock()
+        self._gate = threading.Condition(self._lock)  # which takes twice as long to enter
         self._closed = False
         self._waiting = 0
         self._submitted = 0
@@ -164,7 +165,7 @@ class CoreThread:
         """
         self.check_process()
         desk = future.desk
-        with self._gate:
+        with self._lock:
             if not self._has_room(desk) and not self._wait_for_room(future):
                 return
             # What rebuilds an instance is done even while the pool finishes its last calls.
@@ -208,12 +209,12 @@ class CoreThread:
             self._heard_of(future, outcome)
             loan.free()
         elif not loan.ended:
-            with self._gate:
+            with self._lock:
                 self._wake()
 
     def _heard_of(self, future: CallFuture, outcome: Outcome) -> None:
         """A lone call is over, in whatever thread, perhaps not for the first time."""
-        with self._gate:
+        with self._lock:
             if future in self._live:
                 if future not in self._let_off:
                     self._heard += 1
@@ -279,7 +280,7 @@ class CoreThread:
 
     def stop(self, future: CallFuture) -> None:
         """Stop the guest of a call that was cancelled."""
-        with self._gate:
+        with self._lock:
             self._stopping += 1
             self.post(partial(self._cancelled, future))
 
@@ -294,7 +295,7 @@ class CoreThread:
         self.check_may_wait()
         scope = trio.CancelScope()
         future: Future[Result] = Future()
-        with self._gate:
+        with self._lock:
             if self._closed:
                 raise self._closed_error()
             self.post(partial(self._spawn, function, future, scope, copy_context()))
@@ -316,7 +317,7 @@ class CoreThread:
         over = trio.Event()
         token = trio.lowlevel.current_trio_token()
         future.add_done_callback(lambda _: token.run_sync_soon(over.set))
-        with self._gate:
+        with self._lock:
             if self._closed:
                 raise self._closed_error()
             self.post(partial(self._spawn, function, future, scope, copy_context()))
@@ -332,7 +333,7 @@ class CoreThread:
 
     def leave(self, desk: Desk) -> None:
         """Nobody waits for room at this desk any more."""
-        with self._gate:
+        with self._lock:
             desk.closed = True
             self._gate.notify_all()
 
@@ -349,7 +350,7 @@ class CoreThread:
         """Take no more calls; finish those that were taken, or cancel them. Does not wait."""
         if os.getpid() != self._process:
             return
-        with self._gate:
+        with self._lock:
             self._closed = True
             self._gate.notify_all()
             self.post(partial(self._close, cancel))
@@ -401,7 +402,7 @@ class CoreThread:
 
     def post(self, what: Callable[[], object] | CallFuture) -> None:
         """Have something done in the thread, soon, or a call made."""
-        with self._gate:
+        with self._lock:
             self._inbox.append(what)
             self._wake()
 
@@ -430,7 +431,7 @@ class CoreThread:
         except BaseException as error:
             self._failure = self._failure or _as_sandbox_error(error)
         self.host_functions.close()
-        with self._gate:
+        with self._lock:
             self._closed = True
             self._core = None
             os.close(self._bell)
@@ -581,7 +582,7 @@ class CoreThread:
 
     def _notify(self) -> None:
         if self._waiting:
-            with self._gate:
+            with self._lock:
                 self._gate.notify_all()
 
     def _abandon(self, future: CallFuture) -> None:
@@ -600,7 +601,7 @@ class CoreThread:
 
     def _cancelled(self, future: CallFuture) -> None:
         self._abandon(future)
-        with self._gate:
+        with self._lock:
             if future in self._live and len(self._let_off) < self._configuration.max_pending:
                 self._let_off.add(future)
                 self._let_out(future)
