@@ -28,6 +28,7 @@ from wasm_sandbox.bench.model import (
     Spread,
     Target,
     spread,
+    updated,
     verdict,
 )
 from wasm_sandbox.bench.pools import ROOT_ALONE
@@ -253,6 +254,21 @@ def test_a_benchmark_that_fails_is_a_row_with_its_reason_and_the_next_goes_on() 
     assert "failed: it hung" in "\n".join(table.lines(made))
 
 
+def test_a_row_that_is_measured_again_says_when_and_stands_in_its_place() -> None:
+    other = msgspec.structs.replace(COST, name="other", title="another cost")
+    old = report(row({OURS: 1}), row({OURS: 2}, other))
+    newer = report(row({OURS: 3}), load=0.25)
+    made = updated(old, newer)
+    assert [each.figure.name for each in made.rows] == ["cost", "other"]
+    assert (made.before, made.rows[1]) == (old.before, old.rows[1])
+    shown = page.page(made)
+    assert shown.count("Measured again by itself") == 1
+    assert "load 0.2 before" in shown
+    assert msgspec.json.decode(page.data(made), type=Report) == made
+    more = updated(old, report(row({OURS: 3}, msgspec.structs.replace(other, name="new"))))
+    assert [each.figure.name for each in more.rows] == ["cost", "other", "new"]
+
+
 def fake_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str) -> Benchmark:
     """A benchmark whose process runs another program."""
     path = tmp_path / "child"
@@ -435,11 +451,17 @@ def test_two_files_are_compared_and_a_regression_is_the_exit_code(
         ["--write", "/nowhere"],
         ["--compare", "/nowhere", "/nowhere"],
         ["--compare", __file__, __file__],
+        ["--write", ".", "--only", "instance-call"],
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_measured(
-    arguments: list[str], capfd: pytest.CaptureFixture[str]
+    arguments: list[str],
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / page.DATA).write_text("{}")
     assert main(["bench", *arguments]) == 2
     said = capfd.readouterr().err
     assert arguments[0] in said

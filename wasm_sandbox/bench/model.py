@@ -66,6 +66,14 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """It was tried and failed; otherwise it is not here."""
 
 
+class Again(msgspec.Struct, frozen=True, kw_only=True):
+    """The run of a row that was measured again, without the others of its report."""
+
+    machine: Machine
+    version: str
+    effort: Literal["full", "quick"]
+
+
 class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One figure of all subjects, in one run."""
 
@@ -75,6 +83,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     after: Calibration | None = None
     noise: tuple[str, ...] = ()
     """Why not to trust the figures, in words."""
+    again: Again | None = None
+    """Its run, where that is not the report's."""
 
     def line(self, subject: str) -> Line | None:
         """The line of a subject."""
@@ -95,6 +105,15 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     after: Machine
     seconds: float
     rows: tuple[Row, ...]
+
+
+def updated(report: Report, newer: Report) -> Report:
+    """A report with the rows of a newer one in place of its own, or after them."""
+    again = Again(machine=newer.before, version=newer.version, effort=newer.effort)
+    rows = {row.figure.name: row for row in report.rows}
+    for row in newer.rows:
+        rows[row.figure.name] = msgspec.structs.replace(row, again=again)
+    return msgspec.structs.replace(report, rows=tuple(rows.values()))
 
 
 def spread(turns: Sequence[Sequence[float]]) -> Spread:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from .model import OURS, WHOLE, Line, Report, Row, in_words, verdict
+from .model import OURS, WHOLE, Again, Line, Report, Row, in_words, verdict
 from .noise import busy
 from .svg import Bar, bars, curve, number, stack
 
@@ -116,6 +116,15 @@ def _machine(report: Report) -> Iterator[str]:
     yield ""
 
 
+def _again(run: Again) -> str:
+    machine = run.machine
+    return (
+        f"Measured again by itself: {machine.when}, a {run.effort} run, "
+        f"wasm-sandbox {run.version}; {machine.processor}, {machine.cpus} processors, Linux {machine.kernel}, "
+        f"load {machine.load:.1f} before."
+    )
+
+
 def _targets(report: Report) -> Iterator[str]:
     yield "## Targets\n"
     yield "| what | target | measured | kept |"
@@ -130,6 +139,7 @@ def _targets(report: Report) -> Iterator[str]:
             if target.against is not None:
                 shown += _against(row, target.subject, target.against)
             sign = _SIGNS[verdict(row, target)] + (" (noisy)" if row.noise else "")
+            sign += " (measured again)" if row.again is not None else ""
             yield f"| {row.figure.title} | {in_words(row, target)} | {shown} | {sign} |"
     yield ""
 
@@ -149,6 +159,8 @@ def _figures(report: Report) -> Iterator[str]:
         yield f"### {figure.title[0].upper()}{figure.title[1:]}\n"
         if figure.note:
             yield figure.note + "\n"
+        if row.again is not None:
+            yield _again(row.again) + "\n"
         first = f"{figure.axis or 'what'} | median, {figure.unit}"
         yield f"| {first} | p10 | p90 | p99 | samples | turns |"
         yield "|---|---|---|---|---|---|---|"

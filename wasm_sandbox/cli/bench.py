@@ -11,7 +11,7 @@ import msgspec
 
 from .. import __version__
 from ..bench import compare, page, runner, table
-from ..bench.model import Report
+from ..bench.model import Report, updated
 from ..bench.registry import Benchmark, benchmarks
 from .arguments import Parser, UsageError, add_json
 from .reports import GUEST_FAILED, OK, jsonable, print_json, print_line
@@ -43,7 +43,8 @@ def main(arguments: Sequence[str]) -> int:
         const=Path("docs"),
         type=Path,
         metavar="DIR",
-        help="write performance.md, performance.json and plots into a directory, by default docs",
+        help="write performance.md, performance.json and plots into a directory, by default docs; "
+        "with --only, in place of these rows of what is there",
     )
     parser.add_argument(
         "--compare",
@@ -56,23 +57,31 @@ def main(arguments: Sequence[str]) -> int:
     parser.set_defaults(rest=[])
     options = parser.parse(arguments)
     if options.compare:
-        return _compare(*map(_read, options.compare), as_json=options.json)
+        old, new = (_read(path, "--compare") for path in options.compare)
+        return _compare(old, new, as_json=options.json)
     chosen = choose(options.only)
     if options.list:
         return _list(chosen, as_json=options.json)
     if options.write is not None and not options.write.is_dir():
         raise UsageError(f"--write: {options.write} is no directory")
+    there = _there(options.write) if options.write is not None and options.only else None
     report = runner.run(chosen, "quick" if options.quick else "full", __version__, _show)
     if options.output is not None:
         options.output.write_text(page.data(report))
     if options.write is not None:
-        page.write(report, options.write)
+        page.write(report if there is None else updated(there, report), options.write)
     if options.json:
         print_json(jsonable(report))
     else:
         for line in table.lines(report):
             print_line(line)
     return GUEST_FAILED if any(line.failed for row in report.rows for line in row.lines) else OK
+
+
+def _there(folder: Path) -> Report | None:
+    """What was written into a folder."""
+    path = folder / page.DATA
+    return _read(path, "--write") if path.exists() else None
 
 
 def choose(only: Sequence[str]) -> list[Benchmark]:
@@ -110,13 +119,13 @@ def _show(each: Benchmark) -> None:
         print(f"… {each.name}", file=sys.stderr, flush=True)
 
 
-def _read(path: Path) -> Report:
+def _read(path: Path, option: str) -> Report:
     try:
         return page.read(path)
     except OSError as error:
-        raise UsageError(f"--compare: {path}: {error.strerror}") from None
+        raise UsageError(f"{option}: {path}: {error.strerror}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"--compare: {path} is no run of this benchmark: {error}") from None
+        raise UsageError(f"{option}: {path} is no run of this benchmark: {error}") from None
 
 
 def _compare(old: Report, new: Report, *, as_json: bool) -> int:
