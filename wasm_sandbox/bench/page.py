@@ -120,8 +120,8 @@ def _again(run: Again) -> str:
     machine = run.machine
     return (
         f"Measured again by itself: {machine.when}, a {run.effort} run, "
-        f"wasm-sandbox {run.version}; {machine.processor}, {machine.cpus} processors, Linux {machine.kernel}, "
-        f"load {machine.load:.1f} before."
+        f"wasm-sandbox {run.version}; {machine.processor}, {machine.cpus} processors, "
+        f"Linux {machine.kernel}, load {machine.load:.1f} before."
     )
 
 
