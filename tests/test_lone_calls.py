@@ -28,7 +28,7 @@ from wasm_sandbox import (
     Recycle,
     Trap,
     WorkerLost,
-    thread,
+    lone_calls,
 )
 from wasm_sandbox.supervisor import express
 from wasm_sandbox.supervisor.requests import Outcome
@@ -289,8 +289,8 @@ def test_the_pool_s_thread_hears_of_calls_for_which_nobody_listens(
 ) -> None:
     with Pool(1, cache_dir=cache) as pool:
         spin = pool.load(STATE.encode())["spin"]
-        monkeypatch.setattr(thread, "_PULSE", 3600.0)
-        monkeypatch.setattr(thread, "_SLOW_PULSE", 3600.0)
+        monkeypatch.setattr(lone_calls, "PULSE", 3600.0)
+        monkeypatch.setattr(lone_calls, "SLOW_PULSE", 3600.0)
         for _ in range(10):
             until_heard(heard, lambda: spin(3))
             future = pool.submit(spin, 100)
@@ -313,7 +313,7 @@ def test_short_limits_are_kept_while_the_pool_s_thread_looks_seldom(
 ) -> None:
     with Pool(1, cache_dir=cache) as pool:
         module = pool.load(STATE.encode())
-        monkeypatch.setattr(thread, "_SLOW_PULSE", 3600.0)
+        monkeypatch.setattr(lone_calls, "SLOW_PULSE", 3600.0)
         until_heard(heard, lambda: [module["spin"](n) for n in range(100)])
         future = pool.submit(module["spin"].options(limits=SHORT), LONG)
         assert not wait([future], timeout=0).done

@@ -3,8 +3,8 @@
 Theory of operation. Other threads put thunks into a deque and wake the thread if it was not woken
 since it last looked; it carries them out in order, some at a time. So a bunch of submissions costs
 one wake-up, and a lone one starts at once: its caller's thread sends it to an idle worker, and the
-pool's thread looks for such calls before anything else that it does (``_PULSE``). Who waits for
-such a call reads its answer itself, if it comes at once (``_hear``). What waits for the core to
+pool's thread looks for such calls before anything else that it does (``lone_calls``). Who waits for
+such a call reads its answer itself, if it comes at once. What waits for the core to
 be done is counted: ``_submitted`` and ``_heard`` grow under the lock, ``_finished`` only in the
 thread, so what is left of them needs no lock to read.
 
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import math
 import os
 import sys
 import threading
@@ -36,33 +35,23 @@ from .bunches import Bunches
 from .calls import OutputGuard, innermost, mailbox_full, pool_full, with_receipt
 from .configuration import Configuration, usable_processors
 from .future import CallFuture, Desk
+from .lone_calls import LoneCalls
 from .protocol.errors import DeadlineExceeded, PoolClosed, PoolError, QueueFull, SandboxError
 from .protocol.receipts import Receipt
 from .runners import AsyncioRunner
-from .supervisor.express import MOMENT
 from .supervisor.imports import act_for
 from .supervisor.requests import CallRequest, Outcome
 from .supervisor.shortages import breakdown, pool_error
 
 if TYPE_CHECKING:
-    from .protocol.limits import Limits
     from .supervisor.actor import Actor
-    from .supervisor.calls import CallRecord
     from .supervisor.core import Core
-    from .supervisor.express import Loan
 
 _log = logging.getLogger("wasm_sandbox")
 Result = TypeVar("Result")
 _AT_A_TIME = 512
 _MOMENT = 1.0
 """Seconds after which the thread, which passes cancellations on at once, must be standing still."""
-_PULSE = 0.005
-_SLOW_PULSE = 0.04
-"""Seconds after which the thread looks again for calls that other threads sent themselves, if
-there were some: to wake it for each would be a quarter of what it costs. It looks less and less
-often while all that it finds are answers that were read as they came. Limits count from when a call
-was sent, so only one that is shorter than this is kept late; where one is, the thread is woken
-unless it looks often anyway."""
 _TRIO_DESCRIPTORS = 5
 """Descriptors that a run of trio opens at once."""
 
@@ -81,10 +70,6 @@ class CoreThread:
         """Where functions run that guests call."""
         self._inbox: deque[Callable[[], object] | CallFuture] = deque()
         self._awake = True  # until the thread looks for the first time
-        self._lent: deque[Loan] = deque()
-        """Those by which another thread sent a call."""
-        self._pulse = math.inf
-        """In how many seconds the pool's thread looks there, even if nobody wakes it."""
         self._lock = threading.RLock()
         self._gate = threading.Condition(self._lock)  # which takes twice as long to enter
         self._closed = False
@@ -97,6 +82,7 @@ class CoreThread:
         self._bunches = Bunches(
             configuration, self._take_up, self._send, self._send_request, self._over
         )
+        self._lone = LoneCalls(self._heard_of, self._wake_up)
         self._stopping = 0
         """Cancellations that the thread has not heard of."""
         self._let_off: set[CallFuture] = set()
@@ -146,11 +132,6 @@ class CoreThread:
         return threading.current_thread() is self._thread
 
     @property
-    def is_here(self) -> bool:
-        """Whether this is the process whose thread it is, and no forked child."""
-        return os.getpid() == self._process
-
-    @property
     def pending(self) -> int:
         """Calls that were submitted and are not over."""
         return self._submitted - self._finished - self._heard
@@ -188,29 +169,10 @@ class CoreThread:
         if future.desk is not None:
             return False
         self._live.add(future)
-        sent = core.submit_express(request, partial(self._heard_of, future))
-        if sent is None:
+        if not self._lone.send(core, future):
             self._live.discard(future)
             return False
-        loan, record = sent
-        future.hand_over(_Waiter(self, future, loan, record))
-        if not loan.listed:
-            loan.listed = True
-            self._lent.append(loan)
-        if self._pulse > _PULSE and (self._pulse > _SLOW_PULSE or _is_short(request.limits)):
-            self._wake()
         return True
-
-    def hear(self, future: CallFuture, loan: Loan, record: CallRecord, seconds: float) -> None:
-        """Wait for a moment for the answer to a call that this thread may have sent."""
-        outcome = loan.listen(record, min(seconds, MOMENT))
-        if outcome is not None:
-            # Should an exception come in between, the pool's thread does this when it looks.
-            self._heard_of(future, outcome)
-            loan.free()
-        elif not loan.ended:
-            with self._lock:
-                self._wake()
 
     def _heard_of(self, future: CallFuture, outcome: Outcome) -> None:
         """A lone call is over, in whatever thread, perhaps not for the first time."""
@@ -406,6 +368,10 @@ class CoreThread:
             self._inbox.append(what)
             self._wake()
 
+    def _wake_up(self) -> None:
+        with self._lock:
+            self._wake()
+
     def _wake(self) -> None:
         # The thread clears the flag before it looks, so what was appended is never missed.
         if not self._awake and self._bell >= 0:
@@ -474,46 +440,18 @@ class CoreThread:
                 if self._inbox:
                     await trio.lowlevel.checkpoint()
                 else:
-                    with trio.move_on_after(self._pulse):
+                    with trio.move_on_after(self._lone.pulse):
                         await trio.lowlevel.wait_readable(self._bell)
                         os.eventfd_read(self._bell)
 
     def _drain(self) -> None:
         # Whoever sends a call from here on is found below, or wakes the thread once more.
-        pulse, self._pulse = self._pulse, math.inf
         self._awake = False
-        self._pulse = self._look_again(pulse)
+        self._lone.look_again()
         with nullcontext() if self._core is None else self._core.mail:
             for _ in range(min(len(self._inbox), _AT_A_TIME)):
                 self._take(self._inbox.popleft())
             self._bunches.flush()
-
-    def _look(self) -> None:
-        """Look at the calls that other threads sent."""
-        for _ in range(len(self._lent)):
-            self._heed(self._lent.popleft())
-
-    def _look_again(self, pulse: float) -> float:
-        """Look at those that the other threads do not look after themselves; in how many seconds
-        to do so again."""
-        if not self._lent:
-            return math.inf
-        following = min(2 * pulse, _SLOW_PULSE) if pulse < math.inf else _PULSE
-        for _ in range(len(self._lent)):
-            loan = self._lent.popleft()
-            if loan.going_on:
-                self._lent.append(loan)
-                continue
-            following = _PULSE
-            if loan.fresh:
-                self._lent.append(loan)
-            else:
-                self._heed(loan)
-        return following
-
-    def _heed(self, loan: Loan) -> None:
-        loan.listed = False  # first: what is sent from here on is listed again
-        loan.worker.heed(loan)
 
     def _take(self, what: Callable[[], object] | CallFuture) -> None:
         if isinstance(what, CallFuture):
@@ -586,7 +524,7 @@ class CoreThread:
                 self._gate.notify_all()
 
     def _abandon(self, future: CallFuture) -> None:
-        self._look()
+        self._lone.look()
         if future not in self._live or self._core is None:
             return
         bunch = future.bunch
@@ -609,7 +547,7 @@ class CoreThread:
         self._notify()
 
     def _close(self, cancel: bool) -> None:
-        self._look()
+        self._lone.look()
         self._urgent = self._urgent or cancel
         self._closing.set()
         for future in tuple(self._live):
@@ -645,32 +583,6 @@ class CoreThread:
                     future.set_exception(self._closed_error())
 
         self._nursery.start_soon(job)
-
-
-class _Waiter:
-    """What the future of a lone call can do about its answer; nothing, in a forked child."""
-
-    __slots__ = ("_future", "_loan", "_record", "_thread")
-
-    def __init__(
-        self, thread: CoreThread, future: CallFuture, loan: Loan, record: CallRecord
-    ) -> None:
-        self._thread, self._future, self._loan, self._record = thread, future, loan, record
-
-    def listen(self, seconds: float) -> None:
-        """Wait for it here, for so many seconds at the most."""
-        if self._thread.is_here:
-            self._thread.hear(self._future, self._loan, self._record, seconds)
-
-    def leave(self) -> None:
-        """Leave it to the pool's thread."""
-        if self._thread.is_here:
-            self._loan.leave(self._record)
-
-
-def _is_short(limits: Limits) -> bool:
-    """Whether a limit may be reached before the thread looks by itself."""
-    return min(limits.wall_time, limits.cpu_time, limits.idle_time) < 2 * _SLOW_PULSE
 
 
 def _is_streamed(future: CallFuture) -> bool:
