@@ -52,6 +52,13 @@ def python_geometry() -> Path:
     return _built("geometry-py", COMPONENTIZE_PY.version, "geometry.py", build)
 
 
+def python_till() -> Path:
+    """``till.py``, which calls an interface of the program, by componentize-py."""
+    tool = COMPONENTIZE_PY.folder()
+    build = partial(_python, tool, "till", SOURCES / "till.wit", "till")
+    return _built("till-py", COMPONENTIZE_PY.version, "till.py", build)
+
+
 def python_words() -> Path:
     """``words.py``, a command, by componentize-py."""
     tool, interfaces = COMPONENTIZE_PY.folder(), JCO.folder() / "package" / "lib" / "wit"
@@ -96,17 +103,8 @@ def quickjs(program: str) -> Path:
     return _built(f"{program}-qjs", version, f"{program}.js", build)
 
 
-def starlingmonkey_geometry() -> Path:
-    """``geometry.js``, by ComponentizeJS."""
-    return _starlingmonkey("geometry")
-
-
-def starlingmonkey_fetch() -> Path:
-    """``fetch.js``, by ComponentizeJS."""
-    return _starlingmonkey("fetch")
-
-
-def _starlingmonkey(world: str) -> Path:
+def starlingmonkey(world: str) -> Path:
+    """A program in JavaScript, by ComponentizeJS, which is jco's own backend."""
     version = "0.23.0"
     tool = install_with_npm("@bytecodealliance/componentize-js", version)
 

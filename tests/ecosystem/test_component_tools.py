@@ -41,7 +41,12 @@ SHAPES = "docs:geometry/shapes@0.1.0"
 BUILDS: dict[str, Callable[[], Path]] = {
     "componentize-py": components.python_geometry,
     "componentize-qjs": partial(components.quickjs, "geometry"),
-    "ComponentizeJS": components.starlingmonkey_geometry,
+    "ComponentizeJS": partial(components.starlingmonkey, "geometry"),
+}
+TILLS: dict[str, Callable[[], Path]] = {
+    "componentize-py": components.python_till,
+    "componentize-qjs": partial(components.quickjs, "till"),
+    "ComponentizeJS": partial(components.starlingmonkey, "till"),
 }
 
 
@@ -110,18 +115,31 @@ class Receipt:
         return self.cents
 
 
-def test_an_interface_of_the_program_is_called(pool: Pool) -> None:
-    def price(name: str) -> Ok:
-        if name != "tea":
-            raise WitError(f"there is no {name}")
-        return Ok({"name": name, "cents": 250})
+CENTS = {"tea": 250, "gum": 90}
 
-    source = available(partial(components.quickjs, "till"))
-    till = pool.load(source, imports={"docs:till/prices": {"price": price, "receipt": Receipt}})
+
+def price(name: str) -> Ok:
+    if name not in CENTS:
+        raise WitError(f"there is no {name}")
+    return Ok({"name": name, "cents": CENTS[name]})
+
+
+def on_offer(names: list[str]) -> list[dict[str, Any]]:
+    return [price(name).value for name in names]
+
+
+@pytest.fixture(scope="module", params=list(TILLS))
+def till(pool: Pool, request: pytest.FixtureRequest) -> Module:
+    given = {"price": price, "on_offer": on_offer, "receipt": Receipt}
+    return pool.load(available(TILLS[request.param]), imports={"docs:till/prices": given})
+
+
+def test_an_interface_of_the_program_is_called(till: Module) -> None:
     value, receipt = till["order"].detailed("Ada", ["tea", "tea"])
     assert value == Ok(500)
     assert receipt.host_calls >= 6
     assert till["order"]("Ada", ["tea", "gin"]) == Err("there is no gin")
+    assert till["bargains"](["tea", "gum"]) == [{"name": "gum", "cents": 90}]
 
 
 def test_a_command_is_run_as_any_other(pool: Pool, words: Module) -> None:
@@ -182,7 +200,7 @@ def serving(server: socketserver.BaseServer) -> Iterator[int]:
 
 
 def test_fetch_of_javascript_goes_where_it_is_granted(pool: Pool) -> None:
-    module = pool.load(available(components.starlingmonkey_fetch))
+    module = pool.load(available(partial(components.starlingmonkey, "fetch")))
     with serving(ThreadingHTTPServer(("127.0.0.1", 0), Web)) as port:
         granted = Capabilities(network=Network.loopback(port))
         get, post, race = (
