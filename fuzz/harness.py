@@ -17,6 +17,7 @@ from unittest import mock
 import msgspec
 import trio
 
+from ..object_handles import object_handle
 from ..protocol import arena, messages, wit
 from ..protocol.capabilities import Capabilities
 from ..protocol.description import FunctionType, ModuleDescription
@@ -62,7 +63,7 @@ from ..supervisor.sending import Mail
 from ..supervisor.worker import Worker
 from ..supervisor.zygote import Child, Zygote, ZygoteLost
 from ..wit_converters import WitTypes
-from ..wit_host import HostWitCodec, object_handle
+from ..wit_host import HostWitCodec
 from ..wit_types import WitFunction
 
 What = Literal["call", "command", "buffer", "large", "batch", "load", "recall", "interrupt", "stop"]
@@ -96,7 +97,7 @@ _PROFILE = Profile.of(_LIMITS, Capabilities())
 _KIND = messages.LentFunction("env", "f", FunctionType(("i32", "i32"), ("i64",)), (0,), "packed")
 _THING = ResourceKind("thing")
 _WORLD = World((wit.Own(0), wit.Option(0)), ("", ""), ("thing",))
-_OPTION = WitTypes(_WORLD, lambda handle, _: object_handle(_THING, None, handle)).get(1)
+_OPTION = WitTypes(_WORLD, lambda handle, _: object_handle(_THING, handle)).get(1)
 _CODEC = HostWitCodec("docs:a/b", "f", (_OPTION,), _OPTION, WitFunction(()))
 """Of the one function that components import: it gives a thing for nothing, and takes it back."""
 

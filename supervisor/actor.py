@@ -131,6 +131,7 @@ class Actor:
         if failure is not None and not first:
             record.fail(_again(failure))
         elif self._calls.admit(record):
+            record.bring(self._calls.leftovers)
             self._calls.timeouts.add(record, self._expired)
             (self._first if first else self._mailbox)[request] = record
             self._feed()

@@ -67,8 +67,8 @@ class CallRecord(msgspec.Struct, eq=False):
     network: CallNetwork | None = None
     """What the call has open on the network, from its first request on."""
     objects: Objects | None = None
-    """What the call's instance has handles to, from the first function of the caller's on that it
-    called."""
+    """What the call's instance has handles to: what the call brings, or from the first function of
+    the caller's on that it called."""
     leftovers: Leftovers | None = None
     """Who drops what of them it leaves."""
     message: Callable[[int], ToWorker] | None = None
@@ -79,6 +79,11 @@ class CallRecord(msgspec.Struct, eq=False):
         """When the caller stops waiting, queueing included (``options(timeout=)``)."""
         timeout = self.request.timeout
         return math.inf if timeout is None else self.submitted + timeout
+
+    def bring(self, leftovers: Leftovers) -> None:
+        """The call is taken, and with it what it brings."""
+        if self.request.luggage is not None:
+            self.objects, self.leftovers = self.request.luggage.brought, leftovers
 
     def take(self, stream: int, data: bytes | memoryview) -> None:
         """Keep a piece of result (stream 0) or output, which is copied out of shared memory.

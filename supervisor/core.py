@@ -213,6 +213,11 @@ class Core:
         """Stop a call, wherever it is. Does nothing where it has ended."""
         self._calls.cancel(request)
 
+    def forgo(self, request: CallRequest) -> None:
+        """A call was cancelled before it came here: what it brings is dropped, as of any other."""
+        if request.luggage is not None:
+            self._calls.leftovers.take(request.luggage.brought)
+
     def is_waited_for(self) -> bool:
         """From any thread: whether the caller is a host function for which a call of this pool
         waits, or the ``on_restart`` of one of its instances."""

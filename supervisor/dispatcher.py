@@ -107,6 +107,7 @@ class Dispatcher:
             )
             return
         self.report.call_granted(request)
+        record.bring(self.leftovers)
         self.timeouts.add(record, self._expired)
         artifact = self.library.get(request.module, request.profile, guarded=request.guarded)
         wanted = _looping(request)
@@ -229,7 +230,7 @@ class Dispatcher:
             return None
         if request.parent is not None or request.env:  # it is counted, or told of, there
             return None
-        if request.batch is not None:
+        if request.batch is not None or request.luggage is not None:
             return None
         if request.profile.directories:  # it has to be seen whether they are still the same
             return None

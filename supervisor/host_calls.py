@@ -40,6 +40,7 @@ from .imports import BadArgument, HostImport, Raised, denial, serving
 from .leftovers import Leftovers
 from .network.access import CallNetwork, NetworkAccess
 from .objects import Objects, Turn, held
+from .requests import Outcome
 from .sending import Sender
 
 if TYPE_CHECKING:
@@ -159,8 +160,20 @@ class HostCalls:
         if self._kept is not None:
             self._kept.close()
 
+    def answered(self, record: CallRecord, outcome: Outcome) -> None:
+        """A call has ended by its worker's word: it takes back what it has lent, and what its guest
+        gives."""
+        luggage = record.request.luggage
+        if luggage is not None:
+            objects = self._objects(record)
+            if outcome.error is None:
+                luggage.take_back(objects, outcome.slots, outcome.data)
+            objects.end_loans()
+
     def _objects(self, record: CallRecord) -> Objects:
         if self._lasting is not None:
+            if record.objects is not None:
+                self._lasting.adopt(record.objects)
             return self._lasting
         if record.objects is None:
             record.objects, record.leftovers = Objects(), self._leftovers

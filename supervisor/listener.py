@@ -93,6 +93,7 @@ class Listener:
     def _answered(self, call: int, outcome: Outcome, now: float) -> None:
         worker = self._worker
         record = self._records.pop(call)
+        worker.host_calls.answered(record, outcome)
         begun = max(outcome.done + (outcome.error is not None), 1)
         batch = record.request.batch
         worker.calls += begun

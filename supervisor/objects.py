@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
+from ..protocol.errors import SandboxError, SignatureMismatch
 from .imports import BadArgument, HostImport
+
+T = TypeVar("T")
 
 MAX_OBJECTS = 1 << 16
 """Of one instance: as many as a component instance may have handles."""
+_numbers = itertools.count(1)
+"""None is given twice: a call has numbered what it brings before it is known to which instance."""
 
 
 @dataclass(eq=False, slots=True)
@@ -25,6 +32,15 @@ class ResourceKind:
     name: str
     drop: HostImport | None = None
     """Drops one, given its number, in ``held``; ``None`` where nothing is to be done for it."""
+    of: type[object] = object
+    """What its things are."""
+
+
+class _Thing(NamedTuple):
+    kind: ResourceKind
+    thing: object
+    lent: bool
+    """Until the call ends that brought it: then nothing is done for it."""
 
 
 class Objects:
@@ -32,15 +48,14 @@ class Objects:
     function at a time; from one that was given up, and goes on in its thread, nothing is taken."""
 
     def __init__(self) -> None:
-        self._things: dict[int, tuple[ResourceKind, object]] = {}
-        self._moving: dict[int, tuple[ResourceKind, object]] = {}
-        """What the arguments that are being read give away."""
-        self._numbers = itertools.count(1)
+        self._things: dict[int, _Thing] = {}
+        self._moving: dict[int, _Thing] = {}
+        """What the values that are being read give away."""
         self._lock = threading.Lock()
         """Around what also a function may do that was given up."""
         self._closed = False
 
-    def add(self, kind: ResourceKind, thing: object) -> int:
+    def add(self, kind: ResourceKind, thing: object, *, lent: bool = False) -> int:
         """The number of a thing that the instance gets.
 
         Raises:
@@ -51,9 +66,21 @@ class Objects:
                 raise BadArgument("the instance has ended")
             if len(self._things) >= MAX_OBJECTS:
                 raise BadArgument(f"the guest has {MAX_OBJECTS} resources, and drops none")
-            number = next(self._numbers)
-            self._things[number] = kind, thing
+            number = next(_numbers)
+            self._things[number] = _Thing(kind, thing, lent)
             return number
+
+    def adopt(self, brought: Objects) -> None:
+        """The instance gets what a call brings; where that is too much, nothing."""
+        with self._lock:
+            if len(self._things) + len(brought._things) <= MAX_OBJECTS:
+                self._things |= brought._things
+                brought._things.clear()
+
+    def end_loans(self) -> None:
+        """The call has ended: what it has lent is no longer there."""
+        with self._lock:
+            self._things = {at: each for at, each in self._things.items() if not each.lent}
 
     def remove(self, numbers: Iterable[int]) -> None:
         """The instance did not get these after all; once it has ended, they are among what it has
@@ -70,18 +97,20 @@ class Objects:
             BadArgument: it has no such thing.
         """
         found = self._things.get(number) if type(number) is int else None
-        if found is None or found[0] is not kind:
+        if found is None or found.kind is not kind:
             raise BadArgument(f"the guest has no resource {kind.name} of that number")
-        return found[1]
+        return found.thing
 
     def take(self, kind: ResourceKind, number: object) -> object:
         """What it gives away; ``settle`` or ``restore`` must follow.
 
         Raises:
-            BadArgument: it has no such thing.
+            BadArgument: it has no such thing, or was lent it.
         """
         thing = self.get(kind, number)
         assert isinstance(number, int)
+        if self._things[number].lent:
+            raise BadArgument(f"the guest was only lent that resource {kind.name}")
         self._moving[number] = self._things.pop(number)
         return thing
 
@@ -100,8 +129,8 @@ class Objects:
             self._closed = True
             return [
                 (number, kind.drop)
-                for number, (kind, _) in self._things.items()
-                if kind.drop is not None
+                for number, (kind, _, lent) in self._things.items()
+                if kind.drop is not None and not lent
             ]
 
 
@@ -113,13 +142,13 @@ class Turn:
         self._added: list[int] = []
         self._undone = False
 
-    def add(self, kind: ResourceKind, thing: object) -> int:
+    def add(self, kind: ResourceKind, thing: object, *, lent: bool = False) -> int:
         """The number of a thing that the instance gets, if the function's answer reaches it.
 
         Raises:
             BadArgument: it has too many, or is no longer there, or the function was given up.
         """
-        number = self.objects.add(kind, thing)
+        number = self.objects.add(kind, thing, lent=lent)
         self._added.append(number)
         if self._undone:  # looked at last: ``undo`` may come from another thread at any time
             self.undo()
@@ -133,4 +162,54 @@ class Turn:
 
 
 held: ContextVar[Turn] = ContextVar("held")
-"""In a host function for a component: what the guest that waits for it has handles to."""
+"""Where values of a component are packed and unpacked, and in its host functions: what the guest
+has handles to."""
+
+
+class Luggage:
+    """What a call brings to its guest, and takes back from it.
+
+    Args:
+        unpack: makes the value of what the guest returned: of slots and data.
+    """
+
+    def __init__(self, unpack: Callable[[bytes, bytes | None], object]) -> None:
+        self.brought = Objects()
+        self._unpack = unpack
+        self.value: object = None
+        """Of the call, once it has returned; made at once, for what the guest has left is
+        dropped."""
+        self.error: SandboxError | None = None
+        """What is wrong with what was returned."""
+
+    def pack(self, pack: Callable[[], T]) -> T:
+        """What ``pack`` makes of the arguments; what it adds to ``held`` is brought.
+
+        Raises:
+            SignatureMismatch: that is too much.
+        """
+        with _holding(self.brought):
+            try:
+                return pack()
+            except BadArgument as error:
+                raise SignatureMismatch(str(error)) from None
+
+    def take_back(self, objects: Objects, slots: bytes, data: bytes | None) -> None:
+        """The call has returned: of what the instance has, take what its value gives."""
+        with _holding(objects):
+            try:
+                self.value = self._unpack(slots, data)
+            except SandboxError as error:
+                self.error = error
+                objects.restore()
+            else:
+                objects.settle()
+
+
+@contextmanager
+def _holding(objects: Objects) -> Generator[None]:
+    token = held.set(Turn(objects))
+    try:
+        yield
+    finally:
+        held.reset(token)

@@ -5,7 +5,7 @@ What is made for each call is a ``msgspec.Struct``: five times as fast to make a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from .imports import HostImport
 
 if TYPE_CHECKING:
     from .calls import CallRecord
+    from .objects import Luggage, ResourceKind
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -38,6 +39,10 @@ class ModuleHandle:
     """Limits under which it is compiled."""
     imports: tuple[HostImport, ...] = field(default=(), repr=False)
     """The functions of the caller's process that it imports."""
+    resources: Mapping[int, ResourceKind] = field(
+        default_factory=dict[int, "ResourceKind"], repr=False
+    )
+    """The kinds of resources of its world that the caller's process provides."""
     lent: tuple[LentFunction, ...] = field(default=(), repr=False)
     """Those that it imports and that run in the worker."""
     helpers: bytes = field(default=b"", repr=False)
@@ -126,6 +131,8 @@ class CallRequest(msgspec.Struct, eq=False, kw_only=True):
     on_output: Callable[[int, bytes], None] | None = None
     """Called in the supervisor's thread with (1 or 2, bytes) as the guest writes; must be quick."""
     batch: BatchRequest | None = None
+    luggage: Luggage | None = None
+    """The things of the caller's process that it brings, where its function takes or gives such."""
 
     parent: CallRecord | None = None
     """The call whose host function waits for this one."""

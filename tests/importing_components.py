@@ -174,3 +174,44 @@ DATABASE = b"""(component
   (func (export "merge-itself") (result u32) (canon lift (core func $i "merge-itself")))
   (func (export "hoard") (param "n" u32) (canon lift (core func $i "hoard"))))"""
 DB = "docs:db/api@0.1.0"
+CARRIER = b"""(component
+  (import "docs:db/api@0.1.0" (instance $db
+    (export "connection" (type $c (sub resource)))
+    (export "[method]connection.add-up"
+      (func (param "self" (borrow $c)) (param "n" u32) (result u32)))))
+  (alias export $db "connection" (type $c))
+  (core func $add (canon lower (func $db "[method]connection.add-up")))
+  (core func $drop (canon resource.drop $c))
+  (core module $m
+    (import "h" "add" (func $add (param i32 i32) (result i32)))
+    (import "h" "drop" (func $drop (param i32)))
+    (global $kept (mut i32) (i32.const 0))
+    (func (export "look") (param $c i32) (param $n i32) (result i32) (local $sum i32)
+      (local.set $sum (call $add (local.get $c) (local.get $n)))
+      (call $drop (local.get $c))
+      (local.get $sum))
+    (func (export "leave") (param i32))
+    (func (export "give-back") (param i32) (result i32) (local.get 0))
+    (func (export "keep") (param i32) (global.set $kept (local.get 0)))
+    (func (export "add-kept") (param i32) (result i32)
+      (call $add (global.get $kept) (local.get 0)))
+    (func (export "release") (result i32) (global.get $kept))
+    (func (export "trap") (param i32) unreachable))
+  (core instance $i (instantiate $m (with "h" (instance
+    (export "add" (func $add)) (export "drop" (func $drop))))))
+  (export $e "connection" (type $c))
+  (func (export "look") (param "c" (borrow $e)) (param "n" u32) (result u32)
+    (canon lift (core func $i "look")))
+  (func (export "finish") (param "c" (own $e)) (param "n" u32) (result u32)
+    (canon lift (core func $i "look")))
+  (func (export "leave") (param "c" (own $e)) (canon lift (core func $i "leave")))
+  (func (export "leave-lent") (param "c" (borrow $e)) (canon lift (core func $i "leave")))
+  (func (export "give-back") (param "c" (own $e)) (result (own $e))
+    (canon lift (core func $i "give-back")))
+  (func (export "give-lent") (param "c" (borrow $e)) (result (own $e))
+    (canon lift (core func $i "give-back")))
+  (func (export "keep") (param "c" (own $e)) (canon lift (core func $i "keep")))
+  (func (export "add-kept") (param "n" u32) (result u32) (canon lift (core func $i "add-kept")))
+  (func (export "release") (result (own $e)) (canon lift (core func $i "release")))
+  (func (export "trap") (param "c" (own $e)) (canon lift (core func $i "trap"))))"""
+"""Its exports take and give a resource of the program's."""

@@ -14,6 +14,7 @@ import trio
 from cores import Driver, i64, run, serving
 from liars import FakeZygote
 
+from wasm_sandbox.object_handles import object_handle
 from wasm_sandbox.protocol import wit
 from wasm_sandbox.protocol.capabilities import Capabilities
 from wasm_sandbox.protocol.description import FunctionType
@@ -48,7 +49,7 @@ from wasm_sandbox.supervisor.requests import (
     Outcome,
 )
 from wasm_sandbox.wit_converters import WitTypes
-from wasm_sandbox.wit_host import HostWitCodec, object_handle
+from wasm_sandbox.wit_host import HostWitCodec
 from wasm_sandbox.wit_types import WitFunction
 
 BIG: dict[str, Any] = {"export": "bytes", "buffers": ((0, bytes(100_000)),), "slots": bytes(32)}
@@ -428,7 +429,7 @@ def lending_to_component(module: ModuleHandle, called: list[object]) -> ModuleHa
     """The same, as if it imported a function that gives a thing for nothing, and takes it back."""
     kind = ResourceKind("thing")
     world = World((wit.Own(0), wit.Option(0)), ("", ""), ("thing",))
-    option = WitTypes(world, lambda handle, _: object_handle(kind, None, handle)).get(1)
+    option = WitTypes(world, lambda handle, _: object_handle(kind, handle)).get(1)
     codec = HostWitCodec("docs:a/b", "f", [option], option, WitFunction(()))
 
     async def call(slots: bytes, data: bytes) -> tuple[bytes, bytes]:

@@ -25,6 +25,7 @@ from .protocol.errors import (
 )
 from .protocol.receipts import Receipt
 from .supervisor.imports import serving
+from .supervisor.objects import Luggage
 from .supervisor.requests import CallRequest, CommandRequest, Outcome
 from .values import Codec, show
 from .wit_codec import WitCodec
@@ -51,6 +52,10 @@ def build_request(function: Function, args: tuple[Any, ...], *, waits: bool = Fa
     parent = serving.get() if waits else None
     if function.is_command:
         return function.draft(command=_command(function, args), parent=parent)
+    if isinstance(codec, WitCodec) and codec.passes_objects:
+        luggage = Luggage(codec.unpack)
+        slots, buffers = luggage.pack(partial(codec.pack, args))
+        return function.draft(slots=slots, buffers=buffers, parent=parent, luggage=luggage)
     slots, buffers = codec.pack(args)
     if buffers and isinstance(codec, Codec) and (lacks := function.module.lacks_for_buffers):
         # Arguments before the first buffer take one parameter each: its slot is its place.
@@ -197,6 +202,11 @@ def conclude(
         ), None
     if error is None and outcome.filled is not None:
         return outcome.filled, None
+    luggage = request.luggage
+    if error is None and luggage is not None:
+        if luggage.error is None:
+            return luggage.value, None
+        error = luggage.error
     if error is None:
         try:
             returns = function.settings.returns

@@ -11,6 +11,7 @@ from typing import Any
 from .granting import without_grants
 from .import_names import DROP, Bindings, match, shown
 from .imports import Given, HostFunction, Runner, bind, pickled
+from .object_handles import object_handle
 from .protocol import wit
 from .protocol.description import FunctionType
 from .protocol.errors import SignatureMismatch, printable
@@ -20,7 +21,7 @@ from .supervisor.imports import HostImport
 from .supervisor.objects import ResourceKind
 from .supervisor.requests import ModuleHandle
 from .wit_converters import Converter, Handle, WitTypes
-from .wit_host import HostWitCodec, object_handle
+from .wit_host import HostWitCodec
 from .wit_types import WitText
 from .wit_values import Err, WitError
 
@@ -49,7 +50,9 @@ class _Linking:
         self._text = WitText(world)
         self._types = WitTypes(world, self._handle)
         self._kinds = {
-            index: ResourceKind(shown(resource.places[0]).replace("#", "."))
+            index: ResourceKind(
+                shown(resource.places[0]).replace("#", "."), of=resource.of or object
+            )
             for index, resource in wanted.resources.items()
         }
         self._handles: dict[tuple[int, bool], Converter] = {}
@@ -63,6 +66,7 @@ class _Linking:
         return replace(
             handle,
             imports=tuple(here),
+            resources=self._kinds,
             lent=tuple([self._lent(name, helper) for name, helper in wanted.there.items()]),
             helpers=pickled(wanted.there) if wanted.there else b"",
         )
@@ -111,8 +115,7 @@ class _Linking:
         key = handle.resource, isinstance(handle, wit.Own)
         made = self._handles.get(key)
         if made is None:
-            of = self._wanted.resources[handle.resource].of
-            made = self._handles[key] = object_handle(kind, of, handle)
+            made = self._handles[key] = object_handle(kind, handle)
         return made
 
     def _drops(self, index: int) -> Iterator[HostImport]:

@@ -232,7 +232,7 @@ class Module:
         if full in drops:
             codec = WitCodec.dropping(full, world, drops[full])
         else:
-            codec = WitCodec(full, world, self._signatures[full], kept=kept)
+            codec = WitCodec(full, world, self._signatures[full], self._handle.resources, kept=kept)
         return Function(
             self,
             codec,

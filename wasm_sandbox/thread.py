@@ -463,6 +463,8 @@ class CoreThread:
     def _take_up(self, future: CallFuture) -> bool:
         """Whether a call is still to be made."""
         if not future.hand_over():
+            if self._core is not None and future.request is not None:
+                self._core.forgo(future.request)
             self._release(future)
             return False
         if self._core is None:

@@ -3,13 +3,18 @@ of MessagePack. No I/O."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
+from .object_handles import object_handle
 from .protocol.errors import ArgumentOutOfRange, BadResult, SignatureMismatch
 from .protocol.messages import SLOT
 from .protocol.wit import Signature, World
+from .supervisor.imports import BadArgument
+from .supervisor.objects import ResourceKind
 from .values import Buffers, Returns
 from .wit_converters import Convert, Converter, Handle, WitTypes, Wrong, mismatch, take_nothing
 from .wit_types import WitFunction, WitText
@@ -24,19 +29,38 @@ _decode = msgspec.msgpack.Decoder().decode
 class WitCodec:
     """Checks and packs the arguments of a component's function, unpacks and checks its results.
 
-    ``kept``: its calls are made in an instance that lives on.
+    Args:
+        kept: whether its calls are made in an instance that lives on.
+        provided: the resources that the program provides.
 
     Raises:
-        SignatureMismatch: the type has resources, which cannot outlive a fresh instance.
+        SignatureMismatch: the type has other resources, which cannot outlive a fresh instance.
     """
 
     def __init__(
-        self, name: str, world: World, signature: Signature, *, kept: bool = False
+        self,
+        name: str,
+        world: World,
+        signature: Signature,
+        provided: Mapping[int, ResourceKind] = MappingProxyType({}),
+        *,
+        kept: bool = False,
     ) -> None:
         self.name = name
         self.world = world
         self.signature = signature
-        types = WitTypes(world, lambda kind, text: _handle(world, kind, text, kept=kept))
+        self.passes_objects = False
+        """Whether objects of the program's are among its arguments or in its result; where they
+        are, ``held`` must be set for ``pack`` and ``unpack``."""
+
+        def handle(kind: Handle, text: str) -> Converter:
+            found = provided.get(kind.resource)
+            if found is None:
+                return _handle(world, kind, text, kept=kept)
+            self.passes_objects = True
+            return object_handle(found, kind)
+
+        types = WitTypes(world, handle)
         self.type: WitFunction = WitText(world).function(signature)
         try:
             self._params = [types.get(ref) for _, ref in signature.params]
@@ -109,7 +133,7 @@ class WitCodec:
             return self.converters()[1](_decode(data or b""))
         except Wrong as wrong:
             raise BadResult(f"{self.name}: the result{wrong.path} {wrong.why}") from None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, BadArgument) as error:
             raise BadResult(f"{self.name}: the result cannot be read: {error}") from None
 
 

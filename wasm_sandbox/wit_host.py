@@ -1,5 +1,4 @@
-"""What host functions of components take and give: the codec of one of them, and the resources that
-the program provides. No I/O."""
+"""What host functions of components take and give: the codec of one of them. No I/O."""
 
 from __future__ import annotations
 
@@ -8,35 +7,17 @@ from typing import Any, cast
 
 import msgspec
 
-from .protocol import wit
 from .protocol.description import FunctionType
 from .protocol.errors import ArgumentOutOfRange, SignatureMismatch
 from .protocol.messages import LentFunction
 from .supervisor.imports import BadArgument
-from .supervisor.objects import ResourceKind, held
-from .wit_converters import Converter, Handle, Wrong, mismatch, take_nothing
+from .supervisor.objects import held
+from .wit_converters import Converter, Wrong, take_nothing
 from .wit_types import WitFunction
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
 _NO_TYPE = FunctionType((), ())
-
-
-def object_handle(kind: ResourceKind, of: type[Any] | None, handle: Handle) -> Converter:
-    """The converter of handles to objects of the program's, which are of the class ``of`` where
-    there is one."""
-
-    def put(value: Any) -> int:
-        if value is None or not isinstance(value, of or object):
-            wanted = f"a {of.__name__}" if of is not None else "an object"
-            raise mismatch(f"{wanted}, as the resource {kind.name}", value)
-        return held.get().add(kind, value)
-
-    def take(value: Any) -> object:
-        objects = held.get().objects
-        return (objects.take if isinstance(handle, wit.Own) else objects.get)(kind, value)
-
-    return Converter(put, take)
 
 
 class HostWitCodec:

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import pytest
 from ecosystem import components, real_modules
+from fakes import until
 
 from wasm_sandbox import (
     Capabilities,
@@ -107,12 +108,16 @@ class Receipt:
     def __init__(self, customer: str) -> None:
         self.customer = customer
         self.cents = 0
+        self.closed = 0
 
     def add(self, article: dict[str, Any]) -> None:
         self.cents += article["cents"]
 
     def total(self) -> int:
         return self.cents
+
+    def close(self) -> None:
+        self.closed += 1
 
 
 CENTS = {"tea": 250, "gum": 90}
@@ -130,7 +135,7 @@ def on_offer(names: list[str]) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module", params=list(TILLS))
 def till(pool: Pool, request: pytest.FixtureRequest) -> Module:
-    given = {"price": price, "on_offer": on_offer, "receipt": Receipt}
+    given: dict[str, Any] = {"price": price, "on_offer": on_offer, "receipt": Receipt}
     return pool.load(available(TILLS[request.param]), imports={"docs:till/prices": given})
 
 
@@ -140,6 +145,26 @@ def test_an_interface_of_the_program_is_called(till: Module) -> None:
     assert receipt.host_calls >= 6
     assert till["order"]("Ada", ["tea", "gin"]) == Err("there is no gin")
     assert till["bargains"](["tea", "gum"]) == [{"name": "gum", "cents": 90}]
+
+
+def test_exports_take_and_give_a_resource_of_the_program(pool: Pool, till: Module) -> None:
+    receipt = Receipt("Ada")
+    assert till["carry-on"](receipt, ["tea", "gum"]) is receipt
+    with pool.instance(till) as instance:
+        assert instance.call("carry-on", receipt, ["gum"]) is receipt
+    assert receipt.closed == 0
+    assert till["finish"](receipt) == 430
+    until(lambda: receipt.closed == 1)
+
+
+@pytest.mark.parametrize("till", ["componentize-py", "ComponentizeJS"], indirect=True)
+def test_exports_are_lent_a_resource_of_the_program(pool: Pool, till: Module) -> None:
+    """Not by componentize-qjs, which does not drop what its exports were lent."""
+    receipt = Receipt("Ada")
+    assert till["add"](receipt, "tea") == 250
+    with pool.instance(till) as instance:
+        assert instance.call("add", receipt, "gum") == 340
+    assert receipt.closed == 0
 
 
 def test_a_command_is_run_as_any_other(pool: Pool, words: Module) -> None:

@@ -167,20 +167,36 @@ class Held:
 
 
 class HostCrossing(Crossing):
-    """Handles that cross for a call of the host's."""
+    """Handles that cross for a call of the host's.
 
-    def __init__(self, table: HandleTable, owns: Callable[[int], bool], held: Held) -> None:
+    Args:
+        provides: whether a kind of resource is the program's: what it knows by its own numbers.
+    """
+
+    def __init__(
+        self,
+        table: HandleTable,
+        owns: Callable[[int], bool],
+        held: Held,
+        provides: Callable[[int], bool],
+    ) -> None:
         super().__init__(table, owns)
         self._held = held
+        self._provides = provides
 
     def take_own(self, resource: int, handle: int) -> int:
         """The number of what the guest gives to the host."""
-        return self._held.add(resource, super().take_own(resource, handle))
+        taken = super().take_own(resource, handle)
+        return taken if self._provides(resource) else self._held.add(resource, taken)
 
     def give_own(self, resource: int, representation: int) -> int:
         """The guest's handle of what has that number."""
-        return super().give_own(resource, self._held.take(resource, representation))
+        if not self._provides(resource):
+            representation = self._held.take(resource, representation)
+        return super().give_own(resource, representation)
 
     def give_borrow(self, resource: int, representation: int) -> int:
         """The same, lent."""
-        return super().give_borrow(resource, self._held.get(resource, representation))
+        if not self._provides(resource):
+            representation = self._held.get(resource, representation)
+        return super().give_borrow(resource, representation)

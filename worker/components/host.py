@@ -23,7 +23,7 @@ from .http_requests import Requests
 from .http_responses import Responses
 from .instance import HostFunction
 from .offers import State
-from .plan import Lowering, Plan
+from .plan import Lowering, Plan, Resource
 from .poll import Polls
 from .shapes import Shapes
 from .sockets import Sockets
@@ -83,6 +83,10 @@ class ComponentHost:
             given(representation)
         else:
             self.state.objects.drop(representation)
+
+    def provides(self, resource: Resource) -> bool:
+        """Whether a resource is one of the program's."""
+        return (resource.interface, f"[resource-drop]{resource.name}") in self._given
 
     def link(self, plan: Plan, world: World) -> list[HostFunction | None]:
         """The function for each lowering; ``None`` for those that are no imports.

@@ -53,12 +53,15 @@ class Linked:
         codecs: Codecs,
         imports: Sequence[HostFunction | None],
         drop: Callable[[str, str, int], None],
+        provided: Sequence[bool],
     ) -> None:
         self.plan = plan
         self.imports = imports
         """The host's function for each lowering of an import."""
         self.drop = drop
         """Told of (interface, resource, representation) when the guest drops one of the host's."""
+        self.provided = provided
+        """For each kind of resource, whether it is one of the program's."""
         self.liftings = [FunctionCodec(codecs, lifting.signature) for lifting in plan.liftings]
         self.lowerings = [FunctionCodec(codecs, lowered.signature) for lowered in plan.lowerings]
 
@@ -261,7 +264,9 @@ class ComponentInstance:
         def owns(resource: int) -> bool:
             return resources[resource].owner == owner
 
-        return Crossing(table, owns) if held is None else HostCrossing(table, owns, held)
+        if held is None:
+            return Crossing(table, owns)
+        return HostCrossing(table, owns, held, self._linked.provided.__getitem__)
 
     def _check_leaving(self, owner: int) -> None:
         if owner in self._confined:

@@ -125,7 +125,8 @@ class RawComponent:
         if self._linked is not None:
             return
         functions = self.host.link(self.plan, self._world)
-        linked = Linked(self.plan, Codecs(self._world.types), functions, self.host.drop)
+        provided = [self.host.provides(each) for each in self.plan.resources]
+        linked = Linked(self.plan, Codecs(self._world.types), functions, self.host.drop, provided)
         crossings = [
             _crossing("lowered", index, codec.lowered, self._lowered)
             for index, codec in enumerate(linked.lowerings)

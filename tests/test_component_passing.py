@@ -1,0 +1,255 @@
+"""Exports that take and give objects of the program's: resources that it provides."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+from fakes import until
+from importing_components import CARRIER, DB
+
+from wasm_sandbox import (
+    BadResult,
+    Module,
+    Pool,
+    PoolClosed,
+    SignatureMismatch,
+    Trap,
+    WorkerLost,
+    open_pool,
+)
+from wasm_sandbox.protocol import wit
+from wasm_sandbox.protocol.wit import Signature, World
+from wasm_sandbox.supervisor import objects
+from wasm_sandbox.supervisor.imports import BadArgument
+from wasm_sandbox.supervisor.objects import Luggage, Objects, ResourceKind
+from wasm_sandbox.wit_codec import WitCodec
+
+
+class Connection:
+    """A resource as a class."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.closed = 0
+
+    def add_up(self, n: int) -> int:
+        self.size += n
+        return self.size
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of compiled modules that the tests of this file share."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def pool(cache: Path) -> Iterator[Pool]:
+    with Pool(1, cache_dir=cache) as pool:
+        yield pool
+
+
+def load(pool: Any) -> Any:
+    return pool.load(CARRIER, imports={DB: {"connection": Connection}})
+
+
+@pytest.fixture(scope="module")
+def carrier(pool: Pool) -> Module:
+    module = load(pool)
+    assert isinstance(module, Module)
+    return module
+
+
+def pid_of(instance: Any) -> int:
+    pid = instance.usage().pid
+    assert isinstance(pid, int)
+    return pid
+
+
+@pytest.fixture
+def thing() -> Connection:
+    return Connection(40)
+
+
+def test_what_is_lent_is_used_and_stays_the_programs(carrier: Module, thing: Connection) -> None:
+    value, receipt = carrier["look"].detailed(thing, 2)
+    assert (value, thing.size, receipt.host_calls) == (42, 42, 1)
+    assert carrier["finish"](thing, 1) == 43  # the one that follows would see a ``close``
+    assert thing.closed == 1
+
+
+def test_what_is_given_is_closed_when_the_guest_drops_it(
+    carrier: Module, thing: Connection
+) -> None:
+    assert carrier["finish"](thing, 2) == 42
+    assert thing.closed == 1
+
+
+@pytest.mark.parametrize("name", ["leave", "trap"])
+def test_what_is_given_and_left_is_closed_once_after_the_call(
+    carrier: Module, thing: Connection, name: str
+) -> None:
+    if name == "trap":
+        with pytest.raises(Trap):
+            carrier[name](thing)
+    else:
+        carrier[name](thing)
+    until(lambda: thing.closed == 1)
+
+
+def test_what_the_guest_gives_back_is_the_same_object(carrier: Module, thing: Connection) -> None:
+    assert carrier["give-back"](thing) is thing
+    assert carrier["give-back"].detailed(thing)[0] is thing
+    assert carrier["look"](thing, 1) == 41
+    assert thing.closed == 0
+
+
+def test_futures_and_maps_pass_objects(pool: Pool, carrier: Module) -> None:
+    things = [Connection(size) for size in range(20)]
+    futures = [pool.submit(carrier["give-back"], each) for each in things]
+    assert [future.result() for future in futures] == things
+    assert list(pool.map(carrier["look"], things, [1] * 20)) == list(range(1, 21))
+    assert [each.closed for each in things] == [0] * 20
+
+
+@pytest.mark.parametrize("name", ["give-lent", "leave-lent"])
+def test_what_is_only_lent_cannot_be_kept_or_given_away(
+    pool: Pool, carrier: Module, thing: Connection, name: str
+) -> None:
+    with pytest.raises(Trap) as caught:
+        carrier[name](thing)
+    assert caught.value.code == "bad_value"
+    with pool.instance(carrier) as instance:
+        with pytest.raises(Trap):
+            instance.call(name, thing)
+        assert instance.call("look", thing, 2) == 42
+    assert thing.closed == 0
+
+
+@pytest.mark.parametrize("wrong", [None, 7, "connection", object()])
+def test_what_is_no_such_object_is_refused(carrier: Module, wrong: Any) -> None:
+    with pytest.raises(SignatureMismatch, match="argument 1 must be a Connection"):
+        carrier["look"](wrong, 1)
+
+
+def test_an_instance_keeps_what_it_is_given(pool: Pool, carrier: Module, thing: Connection) -> None:
+    other = Connection(7)
+    with pool.instance(carrier) as instance:
+        instance.call("keep", thing)
+        assert instance.call("look", other, 1) == 8
+        assert instance.call("add-kept", 2) == 42
+        assert instance.call("release") is thing
+        instance.call("keep", other)
+        assert (thing.closed, other.closed) == (0, 0)
+    until(lambda: other.closed == 1)
+    assert thing.closed == 0
+
+
+def test_an_instance_that_dies_leaves_what_it_was_given_closed(
+    pool: Pool, carrier: Module, thing: Connection
+) -> None:
+    with pool.instance(carrier, restart="temporary") as instance:
+        instance.call("keep", thing)
+        os.kill(pid_of(instance), signal.SIGKILL)
+        until(lambda: thing.closed == 1)
+
+
+def test_a_call_that_never_begins_closes_what_it_was_given(
+    pool: Pool, carrier: Module, thing: Connection
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(Connection):
+        def add_up(self, n: int) -> int:
+            begun.set()
+            go_on.wait(60)
+            return n
+
+    with pool.instance(carrier) as instance:
+        first = instance.submit("look", Slow(1), 5)
+        begun.wait(60)
+        assert instance.submit("leave", thing).cancel()
+        until(lambda: thing.closed == 1)
+        go_on.set()
+        assert first.result() == 5
+
+
+def test_a_refused_call_leaves_what_it_was_to_give(cache: Path, thing: Connection) -> None:
+    with Pool(1, cache_dir=cache) as pool:
+        carrier = load(pool)
+        with pytest.raises(SignatureMismatch):
+            carrier["finish"](thing, "two")
+    with pytest.raises(PoolClosed):
+        carrier["finish"](thing, 2)
+    assert thing.closed == 0
+
+
+def test_a_worker_that_dies_closes_what_a_call_has_given(cache: Path) -> None:
+    class Fatal(Connection):
+        def add_up(self, n: int) -> int:
+            (worker,) = mine.workers()
+            os.kill(worker.pid, signal.SIGKILL)
+            return n
+
+    thing = Fatal(1)
+    with Pool(1, cache_dir=cache) as mine:
+        with pytest.raises(WorkerLost):
+            load(mine)["finish"](thing, 2)
+        until(lambda: thing.closed == 1)
+
+
+def test_with_trio_it_is_the_same(cache: Path, thing: Connection) -> None:
+    async def main() -> None:
+        async with open_pool(workers=1, cache_dir=cache) as pool:
+            carrier = await load(pool)
+            assert await pool.call(carrier["give-back"], thing) is thing
+            async with pool.instance(carrier) as instance:
+                assert await instance.call("look", thing, 2) == 42
+                await instance.call("keep", thing)
+                assert await instance.call("release") is thing
+
+    trio.run(main)
+    assert thing.closed == 0
+
+
+def test_a_worker_cannot_name_what_its_call_has_not_given() -> None:
+    kind, others, own = ResourceKind("connection"), Objects(), Objects()
+    lent, foreign = own.add(kind, "lent", lent=True), others.add(kind, "another's")
+    world = World(resources=("connection",), types=(wit.Own(0), wit.List(0)), names=("", ""))
+    codec = WitCodec("f", world, Signature(result=1), {0: kind})
+    for number in (lent, foreign, 0, -1, 1 << 63, "one"):
+        luggage, given = Luggage(codec.unpack), own.add(kind, "given")
+        luggage.take_back(own, b"", msgspec.msgpack.encode([given, number]))
+        assert isinstance(luggage.error, BadResult)
+        assert own.get(kind, given) == "given"
+    luggage.take_back(own, b"", msgspec.msgpack.encode([given]))
+    assert luggage.value == ["given"]
+    with pytest.raises(BadArgument):
+        own.get(kind, given)
+
+
+def test_a_call_brings_no_more_than_an_instance_may_have(
+    pool: Pool, carrier: Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects, "MAX_OBJECTS", 1)
+    first, second = Connection(1), Connection(2)
+    with pool.instance(carrier) as instance:
+        instance.call("keep", first)
+        with pytest.raises(Trap, match="no resource"):
+            instance.call("finish", second, 1)
+        until(lambda: second.closed == 1)
+        assert instance.call("release") is first
+    monkeypatch.setattr(objects, "MAX_OBJECTS", 0)
+    with pytest.raises(SignatureMismatch, match="resources"):
+        carrier["look"](first, 1)
