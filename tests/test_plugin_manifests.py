@@ -6,6 +6,7 @@ import itertools
 import os
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from plugin_folders import manifest
@@ -72,7 +73,10 @@ def test_what_is_no_version_is_refused(text: str) -> None:
         ("module", manifest().replace('"code.wat"', "7")),
         ("modul", manifest(more='modul = "x"')),
         ("sha256", manifest(more='sha256 = "00"')),
-        ("imports", manifest().replace("env.gate", "gate")),
+        *[
+            ("imports", manifest().replace("env.gate", text))
+            for text in ("", "env.", ".gate", "#a", "a#")
+        ],
         ("entry_points", 'name = "a"\nversion = "1"\nmodule = "a.wasm"'),
         ("entry_points.more.export", manifest(tables="more = {}")),
         ("entry_points.more.return", manifest(tables='more = { export = "a", return = "str" }')),
@@ -255,6 +259,46 @@ def test_functions_of_the_program_are_lent_only_to_those_that_ask() -> None:
     assert grant_imports(asked, lent) == {"env": {"gate": print}}
     with pytest.raises(CapabilityDenied, match=r"env\.gate"):
         grant_imports(asked, {"env": {"other": print}})
+
+
+LENT: dict[str, Any] = {
+    "docs:shop/prices": {"unit_price": abs, "receipt": int},
+    "docs:math/ops@0.1.0": {"add": sum},
+    "docs:math/ops@0.2.0": {"add": max},
+    "log": print,
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "given"),
+    [
+        ("docs:shop/prices@0.1.0#unit-price", {"docs:shop/prices": {"unit_price": abs}}),
+        ("docs:shop/prices#receipt", {"docs:shop/prices": {"receipt": int}}),
+        ("docs:math/ops@0.2.0#add", {"docs:math/ops@0.2.0": {"add": max}}),
+        ("log", {"log": print}),
+    ],
+)
+def test_a_component_asks_for_functions_of_interfaces(text: str, given: Any) -> None:
+    asked = parse_manifest(manifest().replace("env.gate", text).encode())
+    assert grant_imports(asked, LENT) == given
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "docs:shop/prices#gate",
+        "docs:shop/prices@0.1.0",
+        "docs:math/ops#add",  # which of the two?
+        "docs:math/ops@0.3.0#add",
+        "docs:shop/price#receipt",
+        "env.log",
+        "gate",
+    ],
+)
+def test_what_a_component_asks_for_and_is_not_lent_is_named(text: str) -> None:
+    asked = parse_manifest(manifest().replace("env.gate", text).encode())
+    with pytest.raises(CapabilityDenied, match=f"imports {text}"):
+        grant_imports(asked, LENT)
 
 
 def _link_folder(place: Path, outside: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from importing_components import CARRIER, SHOP
 from plugin_folders import WAT, Gate, health, put, whats
 
 from wasm_sandbox import (
@@ -273,6 +274,51 @@ def test_a_plugin_may_speak_text_or_be_a_component(
     manifest = f'name = "guest"\nversion = "1"\nmodule = "{guest}"\n[entry_points]\n{entry}\n'
     (place / "guest" / "plugin.toml").write_text(manifest)
     assert Plugins(pool, place)["guest"].call("call", *args) == result
+
+
+def test_a_component_gets_the_functions_that_it_asks_for(pool: Pool, place: Path) -> None:
+    seen: list[int] = []
+    lent: dict[str, Any] = {
+        "docs:shop/prices": {"unit_price": lambda item: item + 0.5},
+        "log": seen.append,
+    }
+    asked = '"docs:shop/prices@0.1.0#unit-price", "log"'
+    health = '[health]\nexport = "order"\nargs = [1, 2]\nresult = 3.0\n'
+    (place / "shop").mkdir()
+    (place / "shop" / "shop.wat").write_bytes(SHOP)
+    for version, imports in ((1, asked), (2, '"log"'), (3, asked)):
+        (place / "shop" / "plugin.toml").write_text(
+            f'name = "shop"\nversion = "{version}"\nmodule = "shop.wat"\nimports = [{imports}]\n'
+            f'[entry_points]\norder = "order"\n{health}'
+        )
+        plugins = Plugins(pool, place, imports=lent)
+        if version == 2:
+            assert isinstance(plugins.refused["shop"], MissingImport)
+        else:
+            assert plugins["shop"].call("order", 7, 2) == 15.0
+    assert seen == [1, 7] * 2
+    assert isinstance(Plugins(pool, place).refused["shop"], CapabilityDenied)
+
+
+def test_an_entry_point_of_a_component_passes_objects(pool: Pool, place: Path) -> None:
+    class Connection:
+        def __init__(self, size: int) -> None:
+            self.size = size
+
+        def add_up(self, n: int) -> int:
+            return self.size + n
+
+    (place / "carrier").mkdir()
+    (place / "carrier" / "code.wat").write_bytes(CARRIER)
+    (place / "carrier" / "plugin.toml").write_text(
+        'name = "carrier"\nversion = "1"\nmodule = "code.wat"\n'
+        'imports = ["docs:db/api#connection"]\n[entry_points]\nlook = "look"\n'
+        'back = "give-back"\n'
+    )
+    plugin = Plugins(pool, place, imports={"docs:db/api": {"connection": Connection}})["carrier"]
+    thing = Connection(40)
+    assert plugin.call("look", thing, 2) == 42
+    assert plugin.call("back", thing) is thing
 
 
 @pytest.mark.parametrize(

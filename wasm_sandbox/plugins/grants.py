@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import msgspec
 
-from ..imports import Imports
+from ..imports import Imports, Name
 from ..policy import parse_policy, parse_size
 from ..protocol.capabilities import Capabilities, Clock, Environment, Filesystem, Grant, Random
 from ..protocol.errors import CapabilityDenied, ConfigurationError
@@ -50,21 +50,49 @@ def grant_imports(manifest: Manifest, lent: Imports) -> Imports | None:
     Raises:
         CapabilityDenied: some that it asks for are not there; names them.
     """
-    modules = {
-        module: cast("Mapping[str, object]", each)
-        for module, each in lent.items()
-        if isinstance(each, Mapping)
-    }
-    denied = [
-        f"imports {module}.{name}"
-        for module, name in manifest.imports
-        if name not in modules.get(module, {})
-    ]
+    own: dict[str, object] = {}
+    modules: dict[str, Mapping[str, object]] = {"": own}
+    for module, each in lent.items():
+        if isinstance(each, Mapping):
+            modules[module] = cast("Mapping[str, object]", each)
+        else:
+            own[module] = each
+    given: dict[str, Any] = {}
+    denied: list[str] = []
+    for asked in manifest.imports:
+        module, name = _lent(asked, modules)
+        if name is None:
+            mark = "#" if ":" in asked[0] else "."
+            denied.append(f"imports {mark.join(filter(None, asked))}")
+        elif module:
+            given.setdefault(module, {})[name] = modules[module][name]
+        else:
+            given[name] = own[name]
     _refuse(manifest, denied, "imports= has others")
-    given: dict[str, dict[str, Any]] = {}
-    for module, name in manifest.imports:
-        given.setdefault(module, {})[name] = modules[module][name]
     return given or None
+
+
+def _lent(asked: Name, modules: Mapping[str, Mapping[str, object]]) -> tuple[str, str | None]:
+    """What is asked for, as the program spells it; no name where it lends no such thing, or more
+    than one."""
+    module, name = asked
+    if name in modules.get(module, {}):
+        return asked
+    fitting = [
+        (known, each)
+        for known, names in modules.items()
+        if _same_interface(module, known)
+        for each in names
+        if each.replace("_", "-") == name.replace("_", "-")
+    ]
+    return fitting[0] if len(fitting) == 1 else (module, None)
+
+
+def _same_interface(asked: str, known: str) -> bool:
+    """Whether both are the same of a component, where one of them may say no version."""
+    (name, _, version), (other, _, given) = asked.partition("@"), known.partition("@")
+    any_version = not version or not given or version == given
+    return name == other and any_version and (":" in name or not name)
 
 
 def grant_capabilities(manifest: Manifest, granted: Capabilities) -> Capabilities:

@@ -5,7 +5,8 @@ an error.
     version = "1.2.0"
     module = "greeter.wasm"             # in the plug-in's folder, or below
     sha256 = "9f86d0…"                  # of the module; may be left out
-    imports = ["env.log"]               # functions of the program's that it asks for
+    imports = ["env.log"]               # functions of the program's that it asks for; of a
+                                        # component "docs:shop/prices#unit-price", or "log"
 
     [entry_points]                      # what the program may call
     add = "add"                         # the name of an export,
@@ -151,9 +152,15 @@ def _path(text: str) -> PurePosixPath:
 def _imports(value: object) -> tuple[Name, ...]:
     names: list[Name] = []
     for text in _list("imports", value):
-        module, dot, name = text.rpartition(".") if isinstance(text, str) else ("", "", "")
-        if not dot or not module or not name:
-            raise ConfigurationError("imports", text, 'must be "module.name"')
+        module, mark, name = "", "", text if isinstance(text, str) else ""
+        if "#" in name:
+            module, mark, name = name.partition("#")
+        elif "." in name:
+            module, mark, name = name.rpartition(".")
+        if not name or bool(mark) != bool(module):
+            raise ConfigurationError(
+                "imports", text, 'must be "module.name", or of a component "interface#name", "name"'
+            )
         names.append((module, name))
     return tuple(dict.fromkeys(names))
 
