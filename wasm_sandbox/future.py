@@ -190,7 +190,7 @@ class CallFuture(Future[Any]):
     def _set_waiters(self, waiters: list[Any]) -> None:
         self._waiting = waiters
 
-    _waiters = property(_get_waiters, _set_waiters)
+    _waiters = property(_get_waiters, _set_waiters)  # pyright: ignore[reportAssignmentType]
     """Those of ``concurrent.futures.wait`` and ``as_completed``, which put themselves there."""
 
     def _decode(self) -> tuple[Any, BaseException | None]:

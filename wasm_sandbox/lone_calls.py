@@ -37,7 +37,7 @@ class LoneCalls:
     """Those of one pool."""
 
     def __init__(
-        self, over: Callable[[CallFuture, Outcome], object], wake: Callable[[], object]
+        self, over: Callable[[CallFuture, Outcome], None], wake: Callable[[], None]
     ) -> None:
         """
         Args:
