@@ -223,6 +223,14 @@ def test_what_the_chunks_raise_ends_the_guest_and_comes_out(
     assert works(pool, cat)
 
 
+def test_a_function_that_runs_out_is_no_end_of_the_input(pool: Pool, cat: Module) -> None:
+    given = iter([b"half of it"])
+    with pytest.raises(RuntimeError) as caught:
+        pool.run(cat, stdin=lambda: next(given))
+    assert isinstance(caught.value.__cause__, StopIteration)
+    assert works(pool, cat)
+
+
 async def _asynchronous() -> bytes:
     return b""
 

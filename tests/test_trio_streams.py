@@ -100,10 +100,20 @@ def test_what_the_chunks_raise_ends_the_guest_and_comes_out() -> None:
         yield bytes(PIECE)
         raise Mine
 
+    async def one() -> bytes:
+        return next(given)
+
     async def work(pool: TrioPool) -> None:
-        for given in (chunks(), plain()):
+        cat = await pool.load(CAT)
+        for stdin in (chunks(), plain()):
             with pytest.raises(Mine):
-                await pool.run(await pool.load(CAT), stdin=given)
+                await pool.run(cat, stdin=stdin)
+        for runs_out in (one, lambda: next(given)):
+            with pytest.raises(RuntimeError) as caught:
+                await pool.run(cat, stdin=runs_out)
+            assert isinstance(caught.value.__cause__, StopIteration)
+
+    given = iter([b"half of it"])
 
     with_trio(work)
 

@@ -170,7 +170,7 @@ def test_trio_streams_values(chunks: Callable[[], Any]) -> None:
 def test_trio_hears_of_failures_after_the_values_before() -> None:
     async def chunks() -> AsyncIterator[int]:
         yield 1
-        raise Mine
+        raise Mine from KeyError()
 
     async def use(
         instance: TrioInstance, name: str, given: Any, error: type[Exception]
@@ -189,6 +189,11 @@ def test_trio_hears_of_failures_after_the_values_before() -> None:
         counter = await pool.load(COUNTER.encode())
         async with pool.instance(counter) as instance:
             assert await use(instance, "add", chunks(), Mine) == [1]
+            async with instance.stream("add", chunks()) as values:
+                await values.receive()
+                with pytest.raises(Mine) as caught:
+                    await values.receive()
+            assert isinstance(caught.value.__cause__, KeyError)
             assert await use(instance, "fail", [(), ()], Trap) == []
             with pytest.raises(Mine):
                 async with instance.stream("add", [1, 2]):

@@ -52,8 +52,13 @@ def pieces(chunks: Chunks) -> Iterator[memoryview]:
     ask = called(chunks)
     if is_asynchronous(chunks) or inspect.iscoroutinefunction(ask):
         raise ConfigurationError("stdin", chunks, "is asynchronous", "open_pool() takes such")
-    source = iter(cast("Iterable[Bytes]", chunks)) if ask is None else iter(ask, b"")
-    return map(as_bytes, source)
+    return map(as_bytes, cast("Iterable[Bytes]", chunks) if ask is None else _answers(ask))
+
+
+def _answers(ask: Callable[[], Any]) -> Iterator[Any]:
+    """What a function gives. As this is a generator, ``StopIteration`` is no end but an error."""
+    while (chunk := ask()) != b"":
+        yield chunk
 
 
 def called(chunks: Chunks) -> Callable[[], Any] | None:

@@ -183,8 +183,9 @@ class _Call:
         try:
             completed: CompletedRun = self._future.result(timeout)
         except CancelledError:
-            if self._feeder is not None and self._feeder.error is not None:
-                raise self._feeder.error from None
+            failure = None if self._feeder is None else self._feeder.error
+            if failure is not None:
+                raise failure from failure.__cause__
             raise
         return completed
 

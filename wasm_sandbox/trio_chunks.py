@@ -52,7 +52,7 @@ class ValueStream(trio.abc.ReceiveChannel[Any]):
             return await self._receive.receive()
         except trio.EndOfChannel:
             if self._error is not None:
-                raise self._error from None
+                raise self._error from self._error.__cause__
             raise
 
     async def aclose(self) -> None:

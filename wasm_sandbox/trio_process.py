@@ -232,6 +232,7 @@ async def run_to_end(process: TrioProcess, on_output: OnOutput | None) -> Comple
             nursery.start_soon(collect, 1, process.stdout)
             nursery.start_soon(collect, 2, process.stderr)
     except BaseExceptionGroup as group:  # both streams end with the guest's error
-        raise group.exceptions[0] from None
+        failure = group.exceptions[0]
+        raise failure from failure.__cause__
     stdout, stderr = map(b"".join, written.values())
     return msgspec.structs.replace(await process.wait(), stdout=stdout, stderr=stderr)
