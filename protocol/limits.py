@@ -119,7 +119,9 @@ class Limits(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ``EMFILE`` beyond.
 
     Enforced by the engine, where each is counted, and by ``RLIMIT_NOFILE``, which leaves the worker
-    some for itself. Costs nothing."""
+    some for itself. Together they must not be more than the program's own hard limit
+    (``ulimit -Hn``): where directories are granted, that is a ``ConfigurationError``. Costs
+    nothing."""
 
     file_size: int = 64 * MIB
     """Bytes that any one file may grow to by a guest's writing, in whatever way: ``EFBIG`` beyond.

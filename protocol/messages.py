@@ -24,8 +24,6 @@ from .receipts import Usage
 PROTOCOL_VERSION = 1
 SLOT = 16
 """Bytes of a value."""
-MODULES = 256
-"""Modules that a worker keeps loaded; each holds a descriptor."""
 INLINE = 1 << 15
 """Buffers up to this many bytes travel in the frame; larger ones through the arena, in chunks."""
 ARGUMENTS = 1 << 17

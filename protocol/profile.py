@@ -10,6 +10,15 @@ from .grants import Grants
 from .limits import Limits
 from .network import NetworkGrant
 
+MODULES = 256
+"""Modules that a worker keeps loaded; each holds a descriptor."""
+OWN_DESCRIPTORS = 48
+"""Descriptors that a worker needs beside its modules' and the guest's: 7 of its own (standard
+streams, channels, arena), 2 of the guards, 3 of the engine's WASI, 7 of a streamed stdin, as many
+of one that has not ended yet, and those that an operation opens for a moment: the parents of paths,
+a listing, a module that is loaded. Nobody can make it need more: the engine counts what a guest
+holds (``worker/engines/warden.py``), so this wall is never the first that a guest meets."""
+
 
 class Profile(msgspec.Struct, frozen=True, array_like=True):
     """What a worker is made for; hashable, so that the scheduler can group calls and workers by
@@ -53,6 +62,12 @@ class Profile(msgspec.Struct, frozen=True, array_like=True):
     def has_files(self) -> bool:
         """Whether guests are granted any directory."""
         return bool(self.directories or self.scratch)
+
+    @property
+    def descriptors(self) -> int:
+        """Descriptors that its worker, modules and guest hold at most together
+        (``RLIMIT_NOFILE``)."""
+        return OWN_DESCRIPTORS + MODULES + self.open_files + len(self.granted)
 
     @property
     def granted(self) -> tuple[Grant, ...]:

@@ -19,7 +19,7 @@ from ..protocol import arena, control, messages
 from ..protocol.conversation import Conversation
 from ..protocol.description import ModuleDescription
 from ..protocol.errors import ConfigurationError, SandboxError, Trap
-from ..protocol.profile import Profile
+from ..protocol.profile import MODULES, Profile
 from .calls import CallRecord
 from .certificates import Verdict
 from .express import Loan
@@ -257,7 +257,7 @@ class Holder(ABC):
         self.conversation.sent_load(number)
         self._modules[key] = number
         self.sender.send(messages.Load(number, description, lent, companion))
-        if len(self._modules) > messages.MODULES:
+        if len(self._modules) > MODULES:
             key, oldest = self._modules.popitem(last=False)
             self._lent = {n: lent for n, lent in self._lent.items() if lent[0] is not key}
             self.sender.send(messages.Unload(oldest))

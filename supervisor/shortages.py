@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 from collections.abc import Iterator
 from typing import cast
 
-from ..protocol.errors import PoolError
+from ..protocol.capabilities import Capabilities
+from ..protocol.errors import ConfigurationError, PoolError
+from ..protocol.limits import Limits
+from ..protocol.profile import Profile
 
 _REMEDIES = {
     errno.ENFILE: "raise the machine's limit of open files (sysctl fs.file-max)",
@@ -31,6 +35,26 @@ def remedy(error: object, otherwise: str = "") -> str:
     text = str(error)
     found = (hint for number, hint in _REMEDIES.items() if os.strerror(number) in text)
     return next(found, _REMEDIES[errno.EAGAIN] if _NO_THREAD in text else otherwise)
+
+
+def check_open_files(limits: Limits, capabilities: Capabilities) -> None:
+    """Refuse more open files than a worker, which has the program's hard limit, could hold.
+
+    Raises:
+        ConfigurationError: there is a directory to open them in, and they are more.
+    """
+    profile = Profile.of(limits, capabilities)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if profile.has_files and most != resource.RLIM_INFINITY and most < profile.descriptors:
+        rest = profile.descriptors - limits.open_files
+        raise ConfigurationError(
+            "limits.open_files",
+            limits.open_files,
+            f"leaves its worker fewer than the {rest} descriptors that it needs itself, of the "
+            f"{most} that this program may have",
+            f"raise that before the program starts (ulimit -n {profile.descriptors})"
+            + (f", or ask for {most - rest} at most" if most >= rest else ""),
+        )
 
 
 def pool_error(what: str, error: Exception) -> PoolError:

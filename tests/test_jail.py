@@ -23,9 +23,10 @@ from cores import Driver, run, serving, wait_until_begun
 from leftovers import descendants
 from native import LAST, PREFIX, attack, native_workers
 
+from wasm_sandbox.protocol.capabilities import Capabilities
 from wasm_sandbox.protocol.errors import InvalidModule, WorkerLost
 from wasm_sandbox.protocol.limits import Limits
-from wasm_sandbox.protocol.messages import MODULES
+from wasm_sandbox.protocol.profile import Profile
 from wasm_sandbox.supervisor import keeper
 from wasm_sandbox.supervisor.cgroups.hierarchy import CONTROLLERS, NoHierarchy
 from wasm_sandbox.supervisor.cgroups.model import Unavailable
@@ -168,7 +169,7 @@ def test_private_memory_is_bounded(cache: Path) -> None:
 
 
 def test_descriptors_are_bounded(cache: Path) -> None:
-    allowed = rlimits.OWN_DESCRIPTORS + MODULES + SMALL.open_files
+    allowed = Profile.of(SMALL, Capabilities()).descriptors
     assert 0 < attempt(cache, (), "open_many", count=900) <= allowed
     assert attempt(cache, ("rlimits",), "open_many", count=900) == 900
 

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import guest_commands
 import pytest
+import trio
 
-from wasm_sandbox import Capabilities, Limits, Pool
+from wasm_sandbox import Capabilities, ConfigurationError, Limits, Pool, open_pool
 from wasm_sandbox.protocol.capabilities import MAX_DIRECTORIES, Filesystem
+from wasm_sandbox.protocol.profile import Profile
+from wasm_sandbox.supervisor.shortages import check_open_files
 
 HOARDS = guest_commands.hoards().encode()
 EMFILE = 33
@@ -59,6 +62,55 @@ def test_a_guest_holds_exactly_as_many_files_as_it_may(
             exit_code = running.run(app).exit_code
             assert hoarded(exit_code) == (open_files, 0, EMFILE)
         assert running.workers()[0].pid == worker
+
+
+def test_more_than_the_program_may_have_is_refused_where_they_could_be_opened(
+    cache: Path, box: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits, granted = Limits(open_files=900), Capabilities(filesystem=Filesystem.read_only(box))
+    needed = Profile.of(limits, granted).descriptors
+    too_many = pytest.raises(
+        ConfigurationError,
+        match=rf"limits\.open_files: .*{needed - 900} .*{needed - 1} .*got 900",
+        check=lambda error: f"ulimit -n {needed})" in error.hint and "899" in error.hint,
+    )
+
+    async def in_trio() -> None:
+        with too_many:
+            async with open_pool(1, cache_dir=cache, limits=limits, capabilities=granted):
+                pass
+        async with open_pool(1, cache_dir=cache, limits=limits) as running:
+            app = await running.load(HOARDS)
+            with too_many:
+                await running.run(app, capabilities=granted)
+            with too_many:
+                async with running.instance(app, capabilities=granted):
+                    pass
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (needed - 1, needed - 1))
+    with too_many, pool(cache, 900, box):
+        pass
+    with Pool(1, cache_dir=cache, limits=limits) as running:  # in which a guest can open none
+        app = running.load(HOARDS)
+        with too_many:
+            running.run(app, capabilities=granted)
+        with too_many, running.instance(app, capabilities=granted):
+            pass
+        with too_many:
+            app.main.options(capabilities=granted)
+        app.main.options(capabilities=granted, limits=Limits(open_files=899))
+    trio.run(in_trio)
+
+
+def test_where_no_number_would_be_few_enough_none_is_named(
+    box: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 100))
+    with pytest.raises(ConfigurationError, match="open_files") as caught:
+        Pool(1, capabilities=Capabilities(filesystem=Filesystem.read_only(box)))
+    assert caught.value.hint.endswith(")")
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (100, resource.RLIM_INFINITY))
+    check_open_files(Limits(), Capabilities(filesystem=Filesystem.read_only(box)))
 
 
 def test_stdin_and_directories_are_not_among_them(cache: Path, box: Path) -> None:

@@ -16,6 +16,7 @@ from .protocol.limits import Limits, check_number
 from .protocol.policies import Quarantine, Recycle, RestartPolicy
 from .supervisor.audit import AuditLog
 from .supervisor.options import CoreOptions
+from .supervisor.shortages import check_open_files
 from .supervisor.spawn import Launch
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Configuration:
             check_choice("isolation", self.isolation, ("strict", "best-effort"))
         check_kind("limits", self.limits, Limits)
         check_kind("capabilities", self.capabilities, Capabilities)
+        check_open_files(self.limits, self.capabilities)
         check_kind("restart", self.restart, RestartPolicy)
         check_kind("recycle", self.recycle, Recycle)
         if self.quarantine is not None:

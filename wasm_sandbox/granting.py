@@ -13,6 +13,7 @@ from .protocol.errors import ConfigurationError
 from .protocol.grants import Grants, Needs, check_granted, check_needs
 from .supervisor.imports import granted, serving
 from .supervisor.requests import ModuleHandle
+from .supervisor.shortages import check_open_files
 
 Call = Callable[[bytes, bytes], Awaitable[tuple[bytes, bytes]]]
 
@@ -71,11 +72,14 @@ def keywords(needs: Needs) -> Callable[[bytes], dict[str, Any]]:
 
 
 def check_options(options: Options, handle: ModuleHandle) -> None:
-    """Hold what calls of a module are granted against what its host functions need.
+    """Hold what calls of a module are granted against what its host functions need, and their
+    limits against what the program may have.
 
     Raises:
-        ConfigurationError: a grant that none of them needs, or that is not what one of them needs.
+        ConfigurationError: a grant that none of them needs, or that is not what one of them needs;
+            more open files than can be had.
     """
+    check_open_files(options.limits, options.capabilities)
     grants = options.capabilities.grants
     if grants:
         check_granted(grants, [function.needs for function in handle.imports])

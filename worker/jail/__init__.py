@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 
 from ...protocol.capabilities import Grant
-from ...protocol.messages import MODULES
 from ...protocol.profile import Profile
 from . import (
     capabilities,
@@ -179,7 +178,7 @@ def build(
         "rlimits",
         lambda: rlimits.apply(
             data=data_limit,
-            files=rlimits.OWN_DESCRIPTORS + MODULES + guest_descriptors(profile),
+            files=profile.descriptors,
             file_size=profile.file_size,
             counted=jail.counted,
         ),
@@ -187,11 +186,6 @@ def build(
     jail.add("death_signal", death_signal.apply)
     _fence(jail, [*jail.root.directories, *(each.grant for each in jail.root.scratch)])
     return jail
-
-
-def guest_descriptors(profile: Profile) -> int:
-    """Descriptors that a guest holds at most: its files and its directories."""
-    return profile.open_files + len(profile.directories) + len(profile.scratch)
 
 
 def build_for_compiler(data_limit: int, around: Walls) -> Jail:

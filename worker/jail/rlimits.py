@@ -4,13 +4,6 @@ from __future__ import annotations
 
 import resource
 
-OWN_DESCRIPTORS = 48
-"""Descriptors that the worker needs beside its modules' and the guest's: 7 of its own (standard
-streams, channels, arena), 2 of the guards, 3 of the engine's WASI, 7 of a streamed stdin, as many
-of one that has not ended yet, and those that an operation opens for a moment: the parents of paths,
-a listing, a module that is loaded. Nobody can make it need more: the engine counts what a guest
-holds (``engines/warden.py``), so this wall is never the first that a guest meets."""
-
 PROCESSES = 4096
 """Tasks of the user that the worker runs as: far more than a pool's workers have together, and far
 fewer than there can be. A ``cgroup.pids`` counts each worker's own."""
