@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 import msgspec
 import pytest
-from leftovers import nothing_left
+from leftovers import descendants, nothing_left
 
 from wasm_sandbox.bench import compare, machine, measure, noise, page, runner, svg, table
 from wasm_sandbox.bench.model import (
@@ -298,7 +298,40 @@ def test_a_process_that_does_not_measure_is_ended_and_says_why(
         runner.in_a_process(benchmark, "quick")
 
 
-def test_ctrl_c_ends_the_benchmark_that_runs_and_leaves_nothing(tmp_path: Path) -> None:
+def test_who_is_in_a_hurry_need_not_wait_for_one_that_does_not_listen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = """
+def not_yet(*_):
+    os.kill(os.getppid(), signal.SIGUSR1)
+signal.signal(signal.SIGINT, not_yet)
+while True:
+    time.sleep(60)"""
+
+    def again(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    benchmark = fake_child(tmp_path, monkeypatch, program)
+    before = signal.signal(signal.SIGUSR1, again)
+    try:
+        with nothing_left(), pytest.raises(KeyboardInterrupt):
+            runner.in_a_process(benchmark, "quick")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        (signal.SIGTERM, 128 + signal.SIGTERM),
+        (signal.SIGHUP, 128 + signal.SIGHUP),
+        (signal.SIGKILL, -signal.SIGKILL),
+    ],
+)
+def test_a_signal_ends_the_benchmark_that_runs_and_leaves_nothing(
+    number: signal.Signals, code: int, tmp_path: Path
+) -> None:
     pids: set[int] = set()
     with nothing_left(pids=pids):
         command = [sys.executable, "-m", "wasm_sandbox", "bench", "--quick", "--only", "many-in"]
@@ -306,11 +339,14 @@ def test_ctrl_c_ends_the_benchmark_that_runs_and_leaves_nothing(tmp_path: Path) 
         pids.add(process.pid)
         assert process.stderr is not None
         assert b"many-in-flight" in process.stderr.readline()
-        time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
+        while "wasm-zygote" not in descendants(process.pid).values():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)
         process.communicate()
-        assert process.returncode == 130
-    assert list(tmp_path.glob("wasm-sandbox-bench-*")) == []
+        assert process.returncode == code
+    if number != signal.SIGKILL:  # which nobody can answer
+        assert list(tmp_path.glob("wasm-sandbox-bench-*")) == []
 
 
 # --- noise ----------------------------------------------------------------------------------------

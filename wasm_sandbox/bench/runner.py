@@ -8,13 +8,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from ..worker.jail.libc import PR_SET_PDEATHSIG, prctl
 from .machine import Machine, look
 from .measure import Measured
 from .model import OURS, Line, Report, Row
@@ -75,6 +76,24 @@ def run(
     )
 
 
+@contextmanager
+def ended_by_signals() -> Generator[None]:
+    """Within the block a signal that would end the program raises ``SystemExit``: what it started
+    is ended first. To be entered in the main thread."""
+
+    def leave(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    fatal = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is signal.SIG_DFL]
+    for number in fatal:
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number in fatal:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def in_a_process(benchmark: Benchmark, effort: str) -> Measured:
     """Run a benchmark in a process of its own.
 
@@ -93,6 +112,7 @@ def in_a_process(benchmark: Benchmark, effort: str) -> Measured:
             stderr=subprocess.PIPE,
             env={**os.environ, "TMPDIR": folder},
             start_new_session=True,
+            preexec_fn=_end_with_parent,
         )
         try:
             said = _wait(process, benchmark.patience)
@@ -113,13 +133,22 @@ def _wait(process: subprocess.Popen[bytes], patience: float) -> str:
         raise Failed(f"not over after {patience:g} seconds") from None
 
 
+def _end_with_parent() -> None:
+    """Whatever becomes of it: it may be killed, or interrupted before it knows of this process."""
+    prctl(PR_SET_PDEATHSIG, signal.SIGINT)
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask, wait, kill, reap."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGINT)
+    """Ask, wait, kill, reap; without more waiting where this is interrupted, too."""
     try:
-        process.communicate(timeout=_END)
-    except subprocess.TimeoutExpired:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        _tell(process, signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=_END)
+    finally:
+        _tell(process, signal.SIGKILL)
         process.communicate()
+
+
+def _tell(process: subprocess.Popen[bytes], number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)

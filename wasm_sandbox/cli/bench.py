@@ -65,7 +65,8 @@ def main(arguments: Sequence[str]) -> int:
     if options.write is not None and not options.write.is_dir():
         raise UsageError(f"--write: {options.write} is no directory")
     there = _there(options.write) if options.write is not None and options.only else None
-    report = runner.run(chosen, "quick" if options.quick else "full", __version__, _show)
+    with runner.ended_by_signals():
+        report = runner.run(chosen, "quick" if options.quick else "full", __version__, _show)
     if options.output is not None:
         options.output.write_text(page.data(report))
     if options.write is not None:
