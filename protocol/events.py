@@ -278,3 +278,6 @@ class NetworkRefused(Event, frozen=True, kw_only=True, tag=True):
     address: str
     """The address that was refused; empty where it did not come to one."""
     reason: str
+    others: int = 0
+    """Further refusals of the call that are told by this event alone: their requests were given up,
+    or the call ended, before it was their turn."""

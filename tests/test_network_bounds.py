@@ -26,6 +26,7 @@ from wasm_sandbox.protocol.host_calls import (
 from wasm_sandbox.protocol.limits import Limits
 from wasm_sandbox.protocol.network import Address, Network
 from wasm_sandbox.supervisor.network.access import IN_TOTAL, CallNetwork, NetworkAccess
+from wasm_sandbox.supervisor.network.audit import PATIENCE
 from wasm_sandbox.supervisor.network.connections import TRANSFER_SECONDS, Connection, Traffic
 from wasm_sandbox.supervisor.network.http import Exchange
 from wasm_sandbox.supervisor.network.policy import Destination, Refused
@@ -80,6 +81,10 @@ class Lookups:
         answer, _ = await self._network.serve(request, b"", 1024)
         return answer.errno, answer.value
 
+    def end(self) -> None:
+        """The call ends."""
+        self._network.close()
+
     @property
     def refused(self) -> list[tuple[str, str]]:
         return [(e.operation, e.where) for e in self.events if isinstance(e, NetworkRefused)]
@@ -132,6 +137,34 @@ def test_a_look_up_that_gives_no_address_is_reported() -> None:
             assert call.refused[1:] == [("tcp", "b.example.com:443")]
 
     run(main)
+
+
+def test_refusals_whose_turn_does_not_come_are_reported_together_at_the_end() -> None:
+    """Whether the guest gave them up, or the call ended."""
+    clock = MockClock()
+
+    async def main() -> None:
+        async with lookups() as call:
+            tickets: list[int] = []
+            for name in "abcde":
+                request = Begin(TcpConnect(f"{name}.example.org", 443))
+                tickets.append((await call.ask(request))[1])
+                await wait_all_tasks_blocked()
+            await call.ask(Abandon(tickets[1]))
+            await wait_all_tasks_blocked()
+            clock.jump(PATIENCE)
+            await wait_all_tasks_blocked()
+            told = [("tcp", f"{name}.example.org:443") for name in "acb"]
+            assert call.refused == told[:2]
+            for _ in range(2):
+                call.end()
+                await wait_all_tasks_blocked()
+            assert call.refused == told
+            last = call.events[-1]
+            assert isinstance(last, NetworkRefused)
+            assert last.others == 2
+
+    trio.run(main, clock=clock)
 
 
 def test_a_look_up_that_gives_addresses_is_reported_by_them_alone() -> None:

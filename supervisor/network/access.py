@@ -128,10 +128,12 @@ class CallNetwork:
 
     def pause(self) -> None:
         """The call has ended: stop what is under way, and keep what is open for the next."""
+        self._audit.end()
         self._tickets.stop()
 
     def close(self) -> None:
         """Stop what is under way, and close all connections."""
+        self._audit.end()
         self._tickets.stop()
         while self._open:
             _connection(self._open.popitem()[1]).close()

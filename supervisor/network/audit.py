@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import trio
+from msgspec.structs import replace
 
 from ...protocol.errors import printable
 from ...protocol.events import Event, NetworkAllowed, NetworkRefused
@@ -33,6 +34,10 @@ class Audit:
         self._refusals = 0
         self._pace = trio.Lock()
         """Refusals of requests that are under way together come one after the other, too."""
+        self._waiting: dict[object, NetworkRefused] = {}
+        """Those whose turn is still to come."""
+        self._untold: NetworkRefused | None = None
+        """The first whose request was given up before its turn, and how many others were."""
 
     def allowed(self, operation: Operation, where: object, address: object, grant: object) -> None:
         """It may connect to ``address``."""
@@ -58,11 +63,31 @@ class Audit:
         self, operation: Operation, where: object, refusal: Refused, address: object = ""
     ) -> None:
         """Report a refusal, and take some time over it."""
-        facts = self._facts(operation, where, address)
-        async with self._pace:
-            self._emit(NetworkRefused(reason=refusal.message, **facts))
-            self._refusals += 1
-            await trio.sleep(PATIENCE * min(self._refusals, 100))
+        facts, turn = self._facts(operation, where, address), object()
+        self._waiting[turn] = NetworkRefused(reason=refusal.message, **facts)
+        try:
+            async with self._pace:
+                event = self._waiting.pop(turn, None)
+                if event is not None:
+                    self._emit(event)
+                self._refusals += 1
+                await trio.sleep(PATIENCE * min(self._refusals, 100))
+        finally:
+            self._give_up(turn)
+
+    def _give_up(self, turn: object) -> None:
+        """It will not come: what was to be told then is told, or counted, at the end."""
+        event, first = self._waiting.pop(turn, None), self._untold
+        if event is not None:
+            self._untold = event if first is None else replace(first, others=first.others + 1)
+
+    def end(self) -> None:
+        """The call has ended: tell what was not told, as one event. May be called again."""
+        for turn in tuple(self._waiting):
+            self._give_up(turn)
+        if self._untold is not None:
+            self._emit(self._untold)
+            self._untold = None
 
     def _facts(self, operation: Operation, where: object, address: object) -> dict[str, Any]:
         request, worker = self._record.request, self._record.worker
