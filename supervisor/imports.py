@@ -14,6 +14,7 @@ from ..protocol.errors import CapabilityDenied
 from ..protocol.grants import FIELD, Grants, Need, Needs
 from ..protocol.messages import LentFunction
 from .rate import Rate
+from .tree import lives
 
 if TYPE_CHECKING:
     from .actor import Actor
@@ -84,6 +85,7 @@ def act_for(context: Context) -> None:
     """Have this task be waited for by those who wait for the code with this context."""
     serving.set(context.get(serving))
     rebuilding.set(context.get(rebuilding))
+    lives.set(context.get(lives, ()))
 
 
 def served(record: CallRecord | None, mail: Mail) -> CallRecord | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,13 +77,24 @@ class _Life:
     """One life of a child."""
 
     name: str
+    tree: Tree
     scope: trio.CancelScope = field(default_factory=lambda: trio.CancelScope(shield=True))
     changed: trio.Event = field(default_factory=trio.Event)
     """It is up, or it is over."""
     over: trio.Event = field(default_factory=trio.Event)
     up: bool = False
+    ending: bool = False
     value: object = None
     error: Exception | None = None
+
+    @property
+    def awaited(self) -> bool:
+        """Whether its tree does nothing but wait for it to be up, or over."""
+        return not (self.over if self.ending else self.changed).is_set()
+
+
+lives: ContextVar[tuple[_Life, ...]] = ContextVar("lives", default=())
+"""In a child, and in what it calls: its life, after those of the supervisors that it is below."""
 
 
 class Tree:
@@ -137,6 +149,15 @@ class Tree:
             KeyError: there is no such child.
         """
         return self._branches[name].origin
+
+    def awaits_caller(self) -> bool:
+        """Whether it does nothing until the child that asks is up, or over."""
+        for life in reversed(lives.get()):
+            if not life.awaited:
+                return False
+            if life.tree is self:
+                return True
+        return False
 
     def take(self, order: Order[Any]) -> None:
         """Carry out an order, after what was to be done before it."""
@@ -319,7 +340,7 @@ class Tree:
     # --- children -------------------------------------------------------------------------------
 
     async def _start(self, name: str) -> None:
-        life = self._lives[name] = _Life(name)
+        life = self._lives[name] = _Life(name, self)
         self._nursery.start_soon(self._live, life)
         try:
             await life.changed.wait()
@@ -340,6 +361,7 @@ class Tree:
             life.value, life.up = value, True
             life.changed.set()
 
+        lives.set((*lives.get(), life))
         try:
             with life.scope:
                 await self._branches[life.name].run(Started(up))
@@ -353,6 +375,7 @@ class Tree:
 
     async def _stop(self, name: str) -> None:
         life = self._lives.pop(name)
+        life.ending = True
         life.scope.cancel()
         await life.over.wait()
         self._tell("stopped", name, repr(life.error) if life.error else "")

@@ -18,6 +18,7 @@ from wasm_sandbox import (
     ChildConflict,
     ChildCounts,
     ConfigurationError,
+    GuestExit,
     Instance,
     InstanceClosed,
     Pool,
@@ -378,6 +379,53 @@ def test_whoever_would_wait_for_himself_is_told() -> None:
         assert told.wait(20)
 
 
+@pytest.mark.parametrize("below", [False, True])
+def test_a_child_that_its_supervisor_waits_for_cannot_wait_for_it(below: bool) -> None:
+    """While it starts and while it ends; when it is up it can."""
+    seen: list[str] = []
+
+    async def task(task_status: Any) -> None:
+        async def ask(when: str) -> None:
+            try:
+                await outer.start_child(Child(f"more-{when}", forever, restart="temporary"))
+            except PoolError:
+                seen.append(f"refused {when}")
+            else:
+                seen.append(f"done {when}")
+
+        outer = TrioSupervisor(supervisor)
+        await ask("before")
+        task_status.started()
+        try:
+            await ask("up")
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await ask("after")
+
+    child = Child("task", task)
+    supervisor = Supervisor([Child("below", Supervisor([child])) if below else child])
+
+    async def main() -> None:
+        async with supervisor:
+            await trio.sleep(1)
+
+    run(main)
+    assert seen == ["refused before", "done up", "refused after"]
+
+
+def test_nor_can_a_thread_that_it_waits_for() -> None:
+    async def task(task_status: Any) -> None:
+        with pytest.raises(PoolError, match="waits for the child"):
+            await trio.to_thread.run_sync(tree.terminate_child, "task")
+        task_status.started()
+        await trio.sleep_forever()
+
+    tree = Supervisor([Child("task", task)])
+    with tree:
+        assert names(tree) == {"task": "running"}
+
+
 # --- instances and pools --------------------------------------------------------------------------
 
 
@@ -444,3 +492,20 @@ def test_a_time_that_a_child_could_not_be_held_to_is_refused(shutdown: Any) -> N
         Child("a", forever, shutdown=shutdown)
     with pytest.raises(ConfigurationError, match="shutdown"):
         Child("a", Supervisor([]), shutdown=shutdown)
+
+
+def test_what_rebuilds_an_instance_cannot_wait_for_its_supervisor(cache: Path) -> None:
+    told = threading.Event()
+
+    def rebuild(_: Instance) -> None:
+        with pytest.raises(PoolError, match="waits for the child"):
+            tree.terminate_child("counter")
+        told.set()
+
+    with nothing_left(), Pool(1, cache_dir=cache) as pool:
+        module = pool.load(COUNTER)
+        counter = Child.instance("counter", pool, module, on_restart=rebuild)
+        with Supervisor([counter]) as tree:
+            with pytest.raises(GuestExit):
+                tree["counter"].call("leave", 1)
+            assert told.wait(60)

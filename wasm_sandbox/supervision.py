@@ -165,6 +165,8 @@ class Supervisor(Serves):
             ChildConflict: there is one of that name, running or not.
             ConfigurationError: it cannot be a child of this supervisor.
             InstanceClosed: the supervisor is over.
+            PoolError: the supervisor waits for the child that asks: it is not up yet, or being
+                ended.
             Exception: what it could not be started for. Then it is not added.
         """
         return self._wait(self.starting(child))
@@ -211,11 +213,20 @@ class Supervisor(Serves):
         return lambda tree: tree.start_child(self._branch(child, self._synchronous))
 
     def order(self, act: Act[T]) -> Order[T]:
-        """Give an order; from any thread."""
+        """Give an order; from any thread.
+
+        Raises:
+            PoolError: it would not be carried out before its giver has ended.
+        """
         order, tree = Order(act), self._tree
         if tree is None or self._token is None:
             order.refuse()
             return order
+        if tree.awaits_caller():
+            raise PoolError(
+                f"the supervisor {self.name} waits for the child that would wait for it",
+                "give the order when the child is up (task_status.started), and not while it ends",
+            )
         try:
             self._token.run_sync_soon(tree.take, order)
         except trio.RunFinishedError:
