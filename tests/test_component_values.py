@@ -15,7 +15,8 @@ from importing_components import ECHO, imported_echo
 
 from wasm_sandbox import Err, Ok, Some, Variant
 from wasm_sandbox.protocol.wit import INTEGERS
-from wasm_sandbox.worker.components.abi import MAX_FLAT_PARAMETERS, Codecs
+from wasm_sandbox.worker.components.abi import Codecs
+from wasm_sandbox.worker.components.codec import MAX_FLAT_PARAMETERS
 from wasm_sandbox.worker.components.heap import Handles, Heap
 
 __all__ = ["close_after_module", "close_after_test"]

@@ -1,4 +1,4 @@
-"""Between Python values and wire values (``worker/components/abi.py``), type by type. No I/O.
+"""Between Python values and wire values (``worker/components/codec.py``), type by type. No I/O.
 
 Each is checked here before it crosses, against its type: also what comes in, for a worker may say
 anything.

@@ -17,7 +17,8 @@ from typing import Any
 from ...protocol import wit
 from ...protocol.wit import Signature, World
 from ..engines.interface import ComponentFunction, EngineRefusal, RunSettings, Wasi, shorten
-from .files import FileError, Files
+from .file_calls import FileError
+from .files import Files
 from .http_fields import Fields
 from .http_requests import Requests
 from .http_responses import Responses

@@ -295,7 +295,7 @@ class ComponentFunction(msgspec.Struct, frozen=True, kw_only=True):
     """``""`` where the world itself imports it."""
     name: str
     call: Callable[..., Any]
-    """Takes wire values (``components/abi.py``), one for each parameter, and gives one. What it
+    """Takes wire values (``components/codec.py``), one for each parameter, and gives one. What it
     raises ends the call: a ``GuestTrap`` as the guest's own."""
 
 
