@@ -14,12 +14,12 @@ from ..protocol.errors import CapabilityDenied
 from ..protocol.grants import FIELD, Grants, Need, Needs
 from ..protocol.messages import LentFunction
 from .rate import Rate
-from .tree import lives
 
 if TYPE_CHECKING:
     from .actor import Actor
     from .calls import CallRecord
     from .sending import Mail
+    from .tree import Life
 
 
 class BadArgument(Exception):
@@ -79,6 +79,9 @@ serving: ContextVar[CallRecord | None] = ContextVar("serving", default=None)
 """In a host function, and in what it calls: the call whose guest waits for it."""
 rebuilding: ContextVar[Actor | None] = ContextVar("rebuilding", default=None)
 """In an ``on_restart``, and in what it calls: the instance that waits for it."""
+lives: ContextVar[tuple[Life, ...]] = ContextVar("lives", default=())
+"""In a supervised child, and in what it calls: its life, after those of the supervisors that it is
+below."""
 
 
 def act_for(context: Context) -> None:

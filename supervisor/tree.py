@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +20,7 @@ import trio
 
 from ..protocol.errors import ChildConflict, RestartIntensityReached
 from . import supervision
+from .imports import lives
 from .supervision import ChildRules, ChildState, Decision, TreeState
 from .tree_orders import Order
 
@@ -73,7 +73,7 @@ class TreeEnded(Exception):
 
 
 @dataclass(eq=False)
-class _Life:
+class Life:
     """One life of a child."""
 
     name: str
@@ -93,10 +93,6 @@ class _Life:
         return not (self.over if self.ending else self.changed).is_set()
 
 
-lives: ContextVar[tuple[_Life, ...]] = ContextVar("lives", default=())
-"""In a child, and in what it calls: its life, after those of the supervisors that it is below."""
-
-
 class Tree:
     """One tree. Everything happens in the trio run that ``serve`` is in."""
 
@@ -111,8 +107,8 @@ class Tree:
         )
         self._branches = branches
         self._on_event = on_event
-        self._lives: dict[str, _Life] = {}
-        self._exits: deque[_Life] = deque()
+        self._lives: dict[str, Life] = {}
+        self._exits: deque[Life] = deque()
         self._retries: dict[str, float] = {}
         """When those that could not be started are tried again."""
         self._orders: deque[Order[Any]] = deque()
@@ -218,7 +214,7 @@ class Tree:
                 )
                 await self._carry_out(decision)
 
-    async def _exited(self, life: _Life) -> None:
+    async def _exited(self, life: Life) -> None:
         del self._lives[life.name]
         error = life.error
         if isinstance(error, TreeEnded):
@@ -340,7 +336,7 @@ class Tree:
     # --- children -------------------------------------------------------------------------------
 
     async def _start(self, name: str) -> None:
-        life = self._lives[name] = _Life(name, self)
+        life = self._lives[name] = Life(name, self)
         self._nursery.start_soon(self._live, life)
         try:
             await life.changed.wait()
@@ -356,7 +352,7 @@ class Tree:
         self._state = supervision.started(self._state, name)
         self._tell("started", name)
 
-    async def _live(self, life: _Life) -> None:
+    async def _live(self, life: Life) -> None:
         def up(value: object) -> None:
             life.value, life.up = value, True
             life.changed.set()
