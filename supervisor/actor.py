@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,6 +29,7 @@ from .calls import CallRecord
 from .certificates import Verdict, to_error
 from .imports import rebuilding, served, serving
 from .orders import invocation
+from .register import Register, again
 from .requests import CallRequest, ModuleHandle, Outcome
 from .seats import CERTIFICATES
 from .session import ALONE, Session
@@ -85,7 +85,10 @@ class Actor:
         """By whatever token they are cancelled with."""
         self._actors = actors
         self._calls = actors.calls
-        self._records: dict[CallRequest, CallRecord] = {}
+        self._open = Register(
+            self._calls.mail, self._calls.report, self._calls.timeouts, self._call_ended
+        )
+        """Its calls that have not ended."""
         self._mailbox: OrderedDict[CallRequest, CallRecord] = OrderedDict()
         self._first: OrderedDict[CallRequest, CallRecord] = OrderedDict()
         """What ``on_restart`` calls: served before the mailbox is."""
@@ -97,7 +100,6 @@ class Actor:
         self._closing = False
         self._attempt = trio.CancelScope()
         """Around what is done to have another session."""
-        self._idle = trio.Event()
         self._deaths: list[DeathCertificate] = []
         self._account = Account()
 
@@ -120,19 +122,15 @@ class Actor:
             message: what to send instead of a call of ``request.export``.
             first: it is ``on_restart`` that calls: before the mailbox is served.
         """
-        record = CallRecord(request, done, trio.current_time(), self._call_ended)
+        record = self._open.enter(request, done)
         record.message = message or invocation(request, ALONE)
-        self._records[request] = record
         first = first and self._rebuilding
-        parent = request.parent = served(request.parent, self._calls.mail)
-        if parent is not None:
-            parent.nested.add(record)
         failure = self.failure or self._actors.failure
         if failure is not None and not first:
-            record.fail(_again(failure))
+            record.fail(again(failure))
         elif self._calls.admit(record):
             record.bring(self._calls.leftovers)
-            self._calls.timeouts.add(record, self._expired)
+            self._open.keep_time(record)
             (self._first if first else self._mailbox)[request] = record
             self._feed()
 
@@ -156,44 +154,22 @@ class Actor:
     def _waits_for(self, caller: CallRecord | None) -> bool:
         """Whether a call of this instance waits for ``caller``, or is it."""
         while caller is not None:
-            if caller.request in self._records:
+            if caller.request in self._open:
                 return True
             caller = caller.request.parent
         return False
 
     def cancel(self, request: CallRequest) -> None:
         """Stop a call, wherever it is. Does nothing where it has ended."""
-        self._stop(request, errors.Trap("interrupt", "the call was cancelled"))
-
-    def _expired(self, record: CallRecord) -> None:
-        waited = trio.current_time() - record.submitted
-        error = errors.DeadlineExceeded("timeout", waited, record.request.timeout)
-        self._stop(record.request, error)
-
-    def _stop(self, request: CallRequest, error: errors.SandboxError) -> None:
-        record = self._records.get(request)
-        if record is None or record.stop is not None:
-            return
-        record.stop = error
-        if record.worker is None:
-            record.fail(error)
-        else:
-            record.worker.interrupt(record)
+        self._open.cancel(request)
 
     def _call_ended(self, record: CallRecord, outcome: Outcome) -> None:
-        self._calls.report.call_ended(record, outcome)
-        del self._records[record.request]
-        if record.request.parent is not None:
-            record.request.parent.nested.discard(record)
         self._mailbox.pop(record.request, None)
         self._first.pop(record.request, None)
         self._account.ended(outcome.receipt, failed=outcome.error is not None)
         if isinstance(outcome.error, errors.GuestExit) and self._session is not None:
             self.left = outcome.error.code == 0
             self._session.stop(Verdict("exited", "guest", str(outcome.error)))
-        if not self._records:
-            self._idle.set()
-            self._idle = trio.Event()
         self._feed()
 
     def _feed(self) -> None:
@@ -312,7 +288,7 @@ class Actor:
         """Have another worker with the instance in it, and rebuild its state. Raises as ``start``
         does."""
         if self.failure is not None:
-            raise _again(self.failure)
+            raise again(self.failure)
         await self._start_again()
 
     async def _start_again(self) -> None:
@@ -384,10 +360,9 @@ class Actor:
         if cancel:
             self._closing = True
             self._attempt.cancel()
-            for request in tuple(self._records):
-                self.cancel(request)
-        while self._records:
-            await self._idle.wait()
+            for record in self._open:
+                self.cancel(record.request)
+        await self._open.wait_empty()
         self._closing = True
         self._attempt.cancel()
         if self._session is not None:
@@ -400,11 +375,7 @@ class Actor:
     def abandon(self, error: errors.SandboxError) -> None:
         """End all its calls with a copy of ``error``, and its worker with them."""
         self.failure = self.failure or error
-        for record in tuple(self._records.values()):
-            if record.worker is None:
-                record.fail(_again(error))
-            else:
-                record.stop = record.stop or _again(error)
+        self._open.abandon(error)
         if self._session is not None:
             self._session.abort(Verdict("cancelled", "supervisor", str(error)))
 
@@ -413,8 +384,7 @@ class Actor:
         if self.over.is_set():
             return
         self.failure = self.failure or error
-        for record in tuple(self._records.values()):
-            record.fail(_again(error))
+        self._open.abandon(error)
         for other in self.links:
             other.links.discard(self)
         self.links.clear()
@@ -460,7 +430,7 @@ class Actor:
 
     def _check_open(self) -> None:
         if self.failure is not None:
-            raise _again(self.failure)
+            raise again(self.failure)
 
     def usage(self) -> InstanceUsage:
         """What it has used, and what it is doing."""
@@ -473,10 +443,3 @@ class Actor:
         else:
             phase = "busy" if worker.records else "idle"
         return self._account.snapshot(phase, worker, len(self._mailbox))
-
-
-def _again(error: errors.SandboxError) -> errors.SandboxError:
-    """The same error for one more call."""
-    again = copy(error)
-    again.__cause__ = error.__cause__
-    return again

@@ -21,13 +21,13 @@ from ..protocol.receipts import DeathCertificate
 from .calls import CallRecord
 from .certificates import Verdict
 from .express import Loan
-from .imports import served
 from .leftovers import Leftovers
 from .library import Artifact, Library
 from .life import Life
 from .network.access import NetworkAccess
 from .quarantine import Key, Ward
 from .queues import STARVING, Queues
+from .register import Register
 from .reporter import Reporter
 from .requests import BatchRequest, CallRequest, Outcome
 from .seats import Seats
@@ -66,8 +66,8 @@ class Dispatcher:
         self.network = NetworkAccess(life.emit)
         self.leftovers = Leftovers(life.start)
         self.timeouts = Timeouts()
-        self._records: dict[CallRequest, CallRecord] = {}
-        self._idle = trio.Event()
+        self._open = Register(self.mail, self.report, self.timeouts)
+        """Its calls that have not ended."""
         self._numbers = itertools.count(1)
         self._clock_offset = 0.0
         """From ``time.perf_counter()`` to trio's clock, for threads that cannot ask trio."""
@@ -85,11 +85,7 @@ class Dispatcher:
     def submit(self, request: CallRequest, done: Callable[[Outcome], None]) -> None:
         """Queue a call; ``done`` is called exactly once, in this thread, perhaps before this
         returns."""
-        record = CallRecord(request, done, trio.current_time(), self._call_ended)
-        self._records[request] = record
-        request.parent = served(request.parent, self.mail)
-        if request.parent is not None:
-            request.parent.nested.add(record)
+        record = self._open.enter(request, done)
         if self._life.failure is not None:
             record.fail(copy(self._life.failure))
             return
@@ -108,7 +104,7 @@ class Dispatcher:
             return
         self.report.call_granted(request)
         record.bring(self.leftovers)
-        self.timeouts.add(record, self._expired)
+        self._open.keep_time(record)
         artifact = self.library.get(request.module, request.profile, guarded=request.guarded)
         wanted = _looping(request)
         trampoline = None
@@ -157,18 +153,6 @@ class Dispatcher:
     def _refuse(self, record: CallRecord, error: errors.SandboxError) -> None:
         self.report.call_refused(record.request, error)
         record.fail(error)
-
-    def _call_ended(self, record: CallRecord, outcome: Outcome) -> None:
-        self.report.call_ended(record, outcome)
-        del self._records[record.request]
-        if record.request.parent is not None:
-            record.request.parent.nested.discard(record)
-        for artifact in (record.artifact, record.trampoline):
-            if artifact is not None:
-                artifact.users -= 1
-        if not self._records:
-            self._idle.set()
-            self._idle = trio.Event()
 
     async def _prepare(self, record: CallRecord) -> None:
         request = record.request
@@ -240,7 +224,7 @@ class Dispatcher:
         if lane is None:
             return None
         now = time.perf_counter() + self._clock_offset
-        record = CallRecord(request, done, now, self._call_ended)
+        record = CallRecord(request, done, now, self._open.end)
         while lane.loans:
             try:
                 loan = lane.loans.pop()
@@ -254,40 +238,19 @@ class Dispatcher:
 
     def cancel(self, request: CallRequest) -> None:
         """Stop a call, wherever it is. Does nothing where it has ended."""
-        self._stop(request, errors.Trap("interrupt", "the call was cancelled"))
-
-    def _expired(self, record: CallRecord) -> None:
-        waited = trio.current_time() - record.submitted
-        error = errors.DeadlineExceeded("timeout", waited, record.request.timeout)
-        self._stop(record.request, error)
-
-    def _stop(self, request: CallRequest, error: errors.SandboxError) -> None:
-        record = self._records.get(request)
-        if record is None or record.stop is not None:
-            return
-        record.stop = error
-        if record.worker is None:
-            record.fail(error)
-        else:
-            record.worker.interrupt(record)
+        self._open.cancel(request)
 
     def abandon(self, error: errors.SandboxError) -> None:
         """End all calls with a copy of ``error``."""
-        for record in self._queues.clear():
-            record.fail(copy(error))
+        self._queues.clear()
+        self._open.abandon(error)
         for worker in self._seats.workers:
             if worker.records:
-                for record in worker.records.values():
-                    record.stop = record.stop or copy(error)
                 worker.kill(Verdict("cancelled", "supervisor", str(error)))
-        for record in list(self._records.values()):
-            if record.worker is None and not record.finished:
-                record.fail(copy(error))
 
     async def wait_idle(self) -> None:
         """Wait until every call has ended."""
-        while self._records:
-            await self._idle.wait()
+        await self._open.wait_empty()
 
     # --- what workers need (Office) -------------------------------------------------------------
 
@@ -298,7 +261,7 @@ class Dispatcher:
     def adopt(self, record: CallRecord) -> None:
         """Take on a call that was sent by a loan."""
         request = record.request
-        self._records[request] = record
+        self._open.adopt(record)
         artifact = self.library.get(request.module, request.profile)
         if artifact is not None:
             record.artifact = artifact
@@ -336,8 +299,8 @@ class Dispatcher:
         if refusal is None:
             return
         self.report.module_quarantined(refusal, worker.profile.tenant)
-        for record in list(self._records.values()):
-            if record.worker is None and not record.finished and _key(record.request) == key:
+        for record in self._open:
+            if record.worker is None and _key(record.request) == key:
                 self._refuse(record, copy(refusal))
 
     def worker_ready(self, worker: Worker) -> None:

@@ -114,13 +114,10 @@ class Queues:
         if worker in lane.workers:
             lane.workers.remove(worker)
 
-    def clear(self) -> list[CallRecord]:
-        """Take out all the calls that wait."""
-        records: list[CallRecord] = []
+    def clear(self) -> None:
+        """Forget all the calls that wait."""
         for lane in self._lanes.values():
-            records += (record for record in lane.waiting if not record.finished)
             lane.waiting.clear()
-        return records
 
     def hungry(self) -> list[Lane]:
         """The lanes that have waiting calls, the one that has waited longest first."""

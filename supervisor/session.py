@@ -22,6 +22,7 @@ from .calls import CallRecord
 from .certificates import Verdict, to_error
 from .dispatcher import Dispatcher
 from .imports import served, serving
+from .register import Register
 from .requests import CallRequest, ModuleHandle, Outcome
 from .worker import Worker
 
@@ -64,7 +65,8 @@ class Session:
         self._over = trio.Event()
         self._worker: Worker | None = None
         self._certificate: DeathCertificate | None = None
-        self._records: set[CallRecord] = set()
+        self._open = Register(calls.mail, calls.report, calls.timeouts)
+        """Calls of its own, not its owner's, that have not ended."""
 
     # --- what callers use -----------------------------------------------------------------------
 
@@ -264,19 +266,15 @@ class Session:
             on_output=on_output,
         )
         self._calls.refuse_quarantined(request)
-        record = CallRecord(request, done, trio.current_time(), self._ended, artifact)
-        artifact.users += 1
+        record = self._open.enter(request, done)
         record.message = lambda call: message(call, worker.load(record))
-        self._records.add(record)
-        if parent is not None:
-            parent.nested.add(record)
+        record.artifact = artifact
+        artifact.users += 1
         worker.assign(record, trio.current_time())
         try:
             await ended.wait()
         except trio.Cancelled:
-            if not record.finished and record.worker is not None:
-                record.stop = errors.Trap("interrupt", "the call was cancelled")
-                record.worker.interrupt(record)
+            self._open.cancel(request)
             raise
         if outcome[0].error is not None:
             raise outcome[0].error
@@ -297,14 +295,6 @@ class Session:
                 )
             caller = caller.request.parent
         return parent
-
-    def _ended(self, record: CallRecord, outcome: Outcome) -> None:
-        self._calls.report.call_ended(record, outcome)
-        self._records.discard(record)
-        if record.request.parent is not None:
-            record.request.parent.nested.discard(record)
-        assert record.artifact is not None
-        record.artifact.users -= 1
 
     # --- what the worker needs (Office) ---------------------------------------------------------
 
@@ -349,7 +339,7 @@ class Session:
         """Calls that were not begun when the worker died: there is no other worker with this
         state, unless its owner makes one."""
         assert self._certificate is not None
-        own = [record for record in records if record in self._records]
+        own = [record for record in records if record.request in self._open]
         for record in own:
             record.fail(to_error(self._certificate))
         if self._owner is not None:
