@@ -17,8 +17,9 @@ thread's, which finds the channel as if nobody had looked. So only one kind of a
 here, and every other rule has one place.
 
 After such an answer the ear stays shut: the worker has nothing to say, and who waited for one call
-will wait for the next. It opens for a call that is waited for in another way (``leave``), and when
-the trio thread looks at the worker, which it does soon and often as long as there are such calls.
+will wait for the next. It opens for a call that is waited for in another way (``leave``) or may ask
+for something before anybody listens, and when the trio thread looks at the worker, which it does
+soon and often as long as there are such calls.
 
 A thread can be interrupted anywhere (KeyboardInterrupt). That an answer was taken shows in the
 bytes that it was taken to, which one system call fills; until the thread says that the call is over
@@ -129,25 +130,30 @@ class Loan:
         "_sent",
         "_shut",
         "_taken",
+        "_until",
         "answered",
         "listed",
         "spent",
         "worker",
     )
 
-    def __init__(self, worker: Worker, home: deque[Loan], ear: Ear | None, answers: int) -> None:
+    def __init__(
+        self, worker: Worker, home: deque[Loan], ear: Ear | None, answers: int, until: float
+    ) -> None:
         """
         Args:
             worker: what is lent.
             home: where the loan lies while nobody uses it.
             ear: of the worker, where its answers may be read the short way.
             answers: how many of them at the most.
+            until: when the calls are sent, at the latest, whose answers are read so; trio's time.
         """
         self.worker = worker
         self._home = home
         self._ear = ear
         self._poll = None if ear is None else ear.poll()
         self._answers = answers
+        self._until = until
         self._lock = threading.Lock()
         self._open = True
         self._shut = False
@@ -183,6 +189,8 @@ class Loan:
                 return False
             self._sent = time.perf_counter()
             self._record = record
+            if record.request.asks:
+                self._hear()
             # If it is dead, or about to be, its burial gives the call to another.
             try:  # noqa: SIM105 (a microsecond)
                 os.write(worker.wires.channel, data)
@@ -199,7 +207,7 @@ class Loan:
         with self._lock:
             if not self._open or self._record is not record or self._patience:
                 return None
-            if self.answered >= self._answers:
+            if self.answered >= self._answers or record.submitted >= self._until:
                 self._hear()
                 return None
             self._patience = time.perf_counter() + seconds
@@ -269,6 +277,11 @@ class Loan:
     def fresh(self) -> bool:
         """Whether a call has just been sent, to which a thread listens or may do so."""
         return self._record is not None and time.perf_counter() < self._sent + MOMENT
+
+    @property
+    def out(self) -> CallRecord | None:
+        """The call that was sent, and of whose end nobody has told."""
+        return self._record
 
     @property
     def going_on(self) -> bool:

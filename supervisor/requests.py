@@ -145,6 +145,11 @@ class CallRequest(msgspec.Struct, eq=False, kw_only=True):
         return piped or self.profile.has_files
 
     @property
+    def asks(self) -> bool:
+        """Whether it may need the supervisor while it runs."""
+        return bool(self.module.imports or self.profile.network)
+
+    @property
     def size(self) -> int:
         """Bytes of arguments and input that are given at once."""
         size = len(self.slots)

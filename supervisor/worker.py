@@ -148,7 +148,8 @@ class Worker(Holder):
         answers = ANSWERS
         if recycle.max_calls is not None:  # the last one has it recycled
             answers = min(answers, recycle.max_calls - self.instances - 1)
-        self._loan = Loan(self, home, ear, answers)
+        until = math.inf if recycle.max_age is None else self.born + recycle.max_age
+        self._loan = Loan(self, home, ear, answers, until)
         home.append(self._loan)
 
     def heed(self, loan: Loan) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import select
 import socket
@@ -54,14 +55,14 @@ class Lent:
     def loaded(self, _: CallRequest) -> int:
         return 1
 
-    def lend(self, answers: int = 100) -> Loan:
-        return Loan(cast("Any", self), self.home, self.ear, answers)
+    def lend(self, answers: int = 100, until: float = math.inf) -> Loan:
+        return Loan(cast("Any", self), self.home, self.ear, answers, until)
 
-    def call(self) -> CallRecord:
+    def call(self, submitted: float = 5.0, module: ModuleHandle = MODULE) -> CallRecord:
         request = CallRequest(
-            module=MODULE, profile=PROFILE, limits=LIMITS, export="f", results=1, slots=SLOT
+            module=module, profile=PROFILE, limits=LIMITS, export="f", results=1, slots=SLOT
         )
-        record = CallRecord(request, self.ended.append, 5.0, lambda *_: None)
+        record = CallRecord(request, self.ended.append, submitted, lambda *_: None)
         assert self.loan.send(record)
         assert self.worker.recv(SMALL)
         return record
@@ -224,6 +225,17 @@ def test_only_so_many_answers_are_read_this_way(lent: Lent) -> None:
         assert (lent.loan.listen(record, LONG) is not None) is expected
         lent.loan.free() if expected else None
     assert lent.left(), "the last is for the trio thread"
+
+
+def test_what_was_sent_when_its_worker_is_too_old_is_for_the_trio_thread(lent: Lent) -> None:
+    lent.loan = lent.lend(until=7.0)
+    for submitted in (6.9, 7.0):
+        record = lent.call(submitted)
+        lent.worker.send(lent.returned(record))
+        assert (lent.loan.listen(record, LONG) is not None) is (submitted < 7.0)
+        lent.loan.free()
+    assert lent.wakes_the_trio_thread()
+    assert lent.left()
 
 
 def test_what_was_taken_and_not_told_ends_with_the_same_outcome(lent: Lent) -> None:

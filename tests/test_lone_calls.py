@@ -31,9 +31,13 @@ from wasm_sandbox import (
     lone_calls,
 )
 from wasm_sandbox.supervisor import express
+from wasm_sandbox.supervisor import worker as workers
 from wasm_sandbox.supervisor.requests import Outcome
 
 SHORT = Limits(wall_time=0.2)
+ASKING = """
+(module (import "env" "ask" (func $ask)) (func (export "run") (call $ask)))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -278,6 +282,14 @@ def asked_at_once(future: CallFuture) -> None:
     until(lambda: future._state == "FINISHED")
 
 
+@pytest.fixture
+def seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pool's thread never looks by itself."""
+    monkeypatch.setattr(lone_calls, "PULSE", 3600.0)
+    monkeypatch.setattr(lone_calls, "SLOW_PULSE", 3600.0)
+
+
+@pytest.mark.usefixtures("seldom")
 @pytest.mark.parametrize(
     "how", [polled, running, waited_for, completed, called_back, awaited, asked_at_once]
 )
@@ -285,12 +297,9 @@ def test_the_pool_s_thread_hears_of_calls_for_which_nobody_listens(
     cache: Path,
     heard: list[bool],
     how: Callable[[CallFuture], None],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with Pool(1, cache_dir=cache) as pool:
         spin = pool.load(STATE.encode())["spin"]
-        monkeypatch.setattr(lone_calls, "PULSE", 3600.0)
-        monkeypatch.setattr(lone_calls, "SLOW_PULSE", 3600.0)
         for _ in range(10):
             until_heard(heard, lambda: spin(3))
             future = pool.submit(spin, 100)
@@ -314,10 +323,55 @@ def test_short_limits_are_kept_while_the_pool_s_thread_looks_seldom(
     with Pool(1, cache_dir=cache) as pool:
         module = pool.load(STATE.encode())
         monkeypatch.setattr(lone_calls, "SLOW_PULSE", 3600.0)
-        until_heard(heard, lambda: [module["spin"](n) for n in range(100)])
-        future = pool.submit(module["spin"].options(limits=SHORT), LONG)
-        assert not wait([future], timeout=0).done
-        assert isinstance(future.exception(timeout=30), DeadlineExceeded)
+        for _ in range(5):
+            until_heard(heard, lambda: [module["spin"](n) for n in range(100)])
+            pool.thread._lone.pulse = 3600.0  # as it would be after so long a time
+            until_heard(heard, lambda: module["spin"](3))
+            future = pool.submit(module["spin"].options(limits=SHORT), LONG)
+            assert wait([future], timeout=30).done
+            assert isinstance(future.exception(), DeadlineExceeded)
+
+
+@pytest.mark.usefixtures("seldom")
+def test_a_guest_that_asks_for_something_is_answered_though_nobody_waits_for_it(
+    cache: Path, heard: list[bool]
+) -> None:
+    asked = threading.Event()
+    imports: dict[str, dict[str, Callable[[], None]]] = {"env": {"ask": asked.set}}
+    with Pool(1, cache_dir=cache) as pool:
+        spin = pool.load(STATE.encode())["spin"]
+        run = pool.load(ASKING.encode(), imports=imports)["run"]
+        run()
+        for _ in range(5):
+            until_heard(heard, lambda: spin(3))
+            asked.clear()
+            future = pool.submit(run)
+            assert asked.wait(30)
+            assert future.result() is None
+
+
+@pytest.mark.usefixtures("seldom")
+def test_who_waits_for_room_does_not_wait_for_an_answer_that_is_there(
+    cache: Path, heard: list[bool]
+) -> None:
+    with Pool(1, cache_dir=cache, max_pending=1) as pool:
+        spin = pool.load(STATE.encode())["spin"]
+        for _ in range(5):
+            until_heard(heard, lambda: spin(3))
+            first, second = pool.submit(spin, 1), pool.submit(spin, 2)
+            assert (first.result(), second.result()) == (1, 2)
+
+
+@pytest.mark.usefixtures("seldom")
+def test_a_worker_is_not_too_old_because_lone_calls_follow_one_another(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lone_calls, "MOMENT", 30.0)
+    monkeypatch.setattr(workers, "ANSWERS", 1 << 30)
+    with Pool(1, cache_dir=cache, recycle=Recycle(max_age=0.1)) as pool:
+        spin = pool.load(STATE.encode())["spin"]
+        _, first = spin.detailed(3)
+        until(lambda: spin.detailed(3)[1].worker != first.worker)
 
 
 @pytest.mark.parametrize("how", ["cancelled", "killed", "late"])

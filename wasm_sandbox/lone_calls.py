@@ -85,6 +85,11 @@ class LoneCalls:
         """Whether this is the process that sends them, and no forked child."""
         return os.getpid() == self._process
 
+    @property
+    def are_out(self) -> bool:
+        """Whether there may be some of whose end the pool's thread does not know."""
+        return bool(self._lent)
+
     # --- in the pool's thread -------------------------------------------------------------------
 
     def look(self) -> None:
@@ -103,6 +108,8 @@ class LoneCalls:
             loan = self._lent.popleft()
             if loan.going_on:
                 self._lent.append(loan)
+                if (record := loan.out) is not None and _is_short(record.request.limits):
+                    following = PULSE
                 continue
             following = PULSE
             if loan.fresh:

@@ -200,6 +200,8 @@ class CoreThread:
         def has_room() -> bool:
             return self._has_room(future.desk)
 
+        if self._lone.are_out:
+            self.post(self._lone.look)  # an answer may lie there for which nobody waits
         if self._configuration.when_full == "raise" or self.is_current:
             if self._stopping and not self.is_current:
                 self._wait_until(lambda: has_room() or not self._stopping, _MOMENT)
