@@ -51,7 +51,7 @@ SMALL = 4096
 read the short way."""
 MOMENT = 0.002
 """Seconds that a thread listens: a call that takes longer does not gain by it."""
-ANSWERS = 1024
+ANSWERS = 64
 """Answers after which the trio thread looks at the worker, at the latest."""
 
 

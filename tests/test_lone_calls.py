@@ -374,6 +374,16 @@ def test_a_worker_is_not_too_old_because_lone_calls_follow_one_another(
         until(lambda: spin.detailed(3)[1].worker != first.worker)
 
 
+@pytest.mark.usefixtures("seldom")
+def test_a_worker_s_memory_is_looked_at_while_lone_calls_follow_one_another(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lone_calls, "MOMENT", 30.0)
+    with Pool(1, cache_dir=cache, recycle=Recycle(max_memory_growth=0)) as pool:
+        spin = pool.load(STATE.encode())["spin"]
+        assert len({spin.detailed(3)[1].worker for _ in range(4 * workers.MEMORY_CHECK)}) > 1
+
+
 @pytest.mark.parametrize("how", ["cancelled", "killed", "late"])
 def test_who_waits_learns_of_any_end(cache: Path, heard: list[bool], how: str) -> None:
     with nothing_left(), Pool(1, cache_dir=cache) as pool, ThreadPoolExecutor(1) as threads:
