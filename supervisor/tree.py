@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 import trio
 
-from ..protocol.errors import ChildConflict, RestartIntensityReached
+from ..protocol.errors import ChildConflict, PoolError, RestartIntensityReached
 from . import supervision
 from .imports import lives
 from .supervision import ChildRules, ChildState, Decision, TreeState
@@ -87,11 +87,6 @@ class Life:
     value: object = None
     error: Exception | None = None
 
-    @property
-    def awaited(self) -> bool:
-        """Whether its tree does nothing but wait for it to be up, or over."""
-        return not (self.over if self.ending else self.changed).is_set()
-
 
 class Tree:
     """One tree. Everything happens in the trio run that ``serve`` is in."""
@@ -146,22 +141,24 @@ class Tree:
         """
         return self._branches[name].origin
 
-    def awaits_caller(self) -> bool:
-        """Whether it does nothing until the child that asks is up, or over."""
-        for life in reversed(lives.get()):
-            if not life.awaited:
-                return False
-            if life.tree is self:
-                return True
-        return False
-
     def take(self, order: Order[Any]) -> None:
         """Carry out an order, after what was to be done before it."""
         if self._over:
             order.refuse()
-            return
-        self._orders.append(order)
-        self._news.set()
+        elif self._waits_for(order.giver):
+            order.fail(_waits_for_itself())
+        else:
+            self._orders.append(order)
+            self._news.set()
+
+    def _waits_for(self, giver: Sequence[Life]) -> bool:
+        """Whether nothing is carried out before the start, or the end, of who gave an order."""
+        starting = True
+        for life in reversed(giver):
+            starting = starting and not life.changed.is_set()
+            if life.tree is self:
+                return starting or (life.ending and not life.over.is_set())
+        return False
 
     def close(self) -> None:
         """It has ended: take no more orders."""
@@ -196,7 +193,10 @@ class Tree:
         while True:
             while self._exits or self._orders:
                 if not self._exits:
-                    await self._orders.popleft().carry_out(self)
+                    try:
+                        await self._orders[0].carry_out(self)
+                    finally:
+                        self._orders.popleft()
                     continue
                 life = self._exits.popleft()
                 if self._lives.get(life.name) is life:
@@ -373,6 +373,9 @@ class Tree:
         life = self._lives.pop(name)
         life.ending = True
         life.scope.cancel()
+        for order in self._orders:
+            if life in order.giver:
+                order.fail(_waits_for_itself())
         await life.over.wait()
         self._tell("stopped", name, repr(life.error) if life.error else "")
 
@@ -389,6 +392,13 @@ class Tree:
                 self._on_event(TreeEvent(what=what, child=child, reason=reason))
             except BaseException:  # a user's function must not end the tree
                 _log.exception("on_event failed")
+
+
+def _waits_for_itself() -> PoolError:
+    return PoolError(
+        "the supervisor waits for the child that would wait for it",
+        "give orders when the child is up (task_status.started), and not while it ends",
+    )
 
 
 def intensity_reached(ended: TreeEnded, name: str) -> RestartIntensityReached:

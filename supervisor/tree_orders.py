@@ -3,14 +3,14 @@ the tree between two exits."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import trio
 
 if TYPE_CHECKING:
-    from .tree import Tree
+    from .tree import Life, Tree
 
 T = TypeVar("T")
 
@@ -23,23 +23,33 @@ class Order(Generic[T]):
     """Something that a user wants of a tree while it runs. ``answer`` is for any thread, ``over``
     for the tree's trio run."""
 
-    def __init__(self, act: Callable[[Tree], Awaitable[T]]) -> None:
+    def __init__(self, act: Callable[[Tree], Awaitable[T]], giver: Sequence[Life]) -> None:
         self.answer: Future[T] = Future()
         self.over = trio.Event()
+        self.giver = giver
+        """The lives in which it was given: a child's, after those of the supervisors above."""
         self._act = act
 
     async def carry_out(self, tree: Tree) -> None:
         """Do it; its failure is its answer."""
         try:
-            self.answer.set_result(await self._act(tree))
+            result = await self._act(tree)
         except Exception as error:
-            self.answer.set_exception(error)
+            self.fail(error)
         except BaseException:  # the tree is being ended
             self.refuse()
             raise
-        self.over.set()
+        else:
+            if not self.over.is_set():
+                self.answer.set_result(result)
+                self.over.set()
+
+    def fail(self, error: Exception) -> None:
+        """Answer with an error, unless there is an answer already."""
+        if not self.over.is_set():
+            self.answer.set_exception(error)
+            self.over.set()
 
     def refuse(self) -> None:
         """It will not be done."""
-        self.answer.set_exception(TreeOver())
-        self.over.set()
+        self.fail(TreeOver())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -414,16 +415,32 @@ def test_a_child_that_its_supervisor_waits_for_cannot_wait_for_it(below: bool) -
     assert seen == ["refused before", "done up", "refused after"]
 
 
-def test_nor_can_a_thread_that_it_waits_for() -> None:
-    async def task(task_status: Any) -> None:
-        with pytest.raises(PoolError, match="waits for the child"):
-            await trio.to_thread.run_sync(tree.terminate_child, "task")
-        task_status.started()
-        await trio.sleep_forever()
+@pytest.mark.parametrize("below", [False, True])
+def test_nor_can_a_thread_of_the_child(below: bool) -> None:
+    """It cannot be cancelled. What it asked for when the child was up is done all the same."""
+    refused: list[str] = []
+    ended = threading.Event()
 
-    tree = Supervisor([Child("task", task)])
+    def end(name: str, when: str) -> None:
+        with pytest.raises(PoolError, match="waits for the child"):
+            tree.terminate_child(name)
+        refused.append(when)
+
+    async def task(task_status: Any) -> None:
+        await trio.to_thread.run_sync(end, "task", "before")
+        task_status.started()
+        try:
+            await trio.to_thread.run_sync(end, "task", "up")
+        finally:
+            ended.set()
+
+    child = Child("task", task)
+    tree = Supervisor([Child("task", Supervisor([child])) if below else child])
     with tree:
-        assert names(tree) == {"task": "running"}
+        assert ended.wait(60)
+        while names(tree) != {"task": "stopped"}:
+            time.sleep(0.01)
+    assert refused == ["before", "up"]
 
 
 # --- instances and pools --------------------------------------------------------------------------

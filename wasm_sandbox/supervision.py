@@ -17,6 +17,7 @@ from .configuration import check_choice
 from .protocol.errors import ConfigurationError, InstanceClosed, PoolError
 from .protocol.fields import check_kind
 from .protocol.policies import RestartPolicy
+from .supervisor.imports import lives
 from .supervisor.supervision import AutoShutdown, ChildRules, Strategy, TreeState
 from .supervisor.tree import Branch, Started, Tree, TreeEnded, TreeEvent, intensity_reached
 from .supervisor.tree_orders import Order, TreeOver
@@ -213,20 +214,11 @@ class Supervisor(Serves):
         return lambda tree: tree.start_child(self._branch(child, self._synchronous))
 
     def order(self, act: Act[T]) -> Order[T]:
-        """Give an order; from any thread.
-
-        Raises:
-            PoolError: it would not be carried out before its giver has ended.
-        """
-        order, tree = Order(act), self._tree
+        """Give an order; from any thread."""
+        order, tree = Order(act, lives.get()), self._tree
         if tree is None or self._token is None:
             order.refuse()
             return order
-        if tree.awaits_caller():
-            raise PoolError(
-                f"the supervisor {self.name} waits for the child that would wait for it",
-                "give the order when the child is up (task_status.started), and not while it ends",
-            )
         try:
             self._token.run_sync_soon(tree.take, order)
         except trio.RunFinishedError:
