@@ -71,6 +71,8 @@ class CallRecord(msgspec.Struct, eq=False):
     the caller's on that it called."""
     leftovers: Leftovers | None = None
     """Who drops what of them it leaves."""
+    room: trio.CancelScope | None = None
+    """Around the wait until what the call brings may be left; it ends with the call."""
     message: Callable[[int], ToWorker] | None = None
     """Makes the message of a call that is not an ordinary one (a stateful worker's)."""
 
@@ -207,6 +209,8 @@ class CallRecord(msgspec.Struct, eq=False):
         """Hand over the one outcome."""
         assert not self.finished, "a call has exactly one outcome"
         self.finished = True
+        if self.room is not None:
+            self.room.cancel()
         self.disconnect()
         self.worker = None
         self.closed(self, outcome)
@@ -220,7 +224,7 @@ class CallRecord(msgspec.Struct, eq=False):
         elif self.network is not None:
             self.network.close()
         if self.objects is not None and self.leftovers is not None:
-            self.leftovers.take(self.objects)
+            self.leftovers.take(self.objects, self.request.profile.tenant)
             self.objects = None
 
     def receipt(self, usage: Usage | None, now: float) -> Receipt:

@@ -216,7 +216,7 @@ class Core:
     def forgo(self, request: CallRequest) -> None:
         """A call was cancelled before it came here: what it brings is dropped, as of any other."""
         if request.luggage is not None:
-            self._calls.leftovers.take(request.luggage.brought)
+            self._calls.leftovers.take(request.luggage.brought, request.profile.tenant)
 
     def is_waited_for(self) -> bool:
         """From any thread: whether the caller is a host function for which a call of this pool

@@ -114,7 +114,11 @@ class Dispatcher:
                 # It can do without, a little slower; what comes after it will have one.
                 self.library.order_trampoline(wanted, request.profile, self._life.start)
                 wanted = None
-        if artifact is None or (wanted is not None and trampoline is None):
+        if (
+            artifact is None
+            or (wanted is not None and trampoline is None)
+            or not self._has_room_for(record)
+        ):
             self._life.start(self._prepare, record)
         else:
             self._enqueue(record, artifact, trampoline)
@@ -159,6 +163,9 @@ class Dispatcher:
         wanted = _looping(request)
         trampoline = None
         try:
+            if not self._has_room_for(record):
+                with trio.CancelScope() as record.room:
+                    await self.leftovers.wait_for_room(request.profile.tenant)
             if wanted is not None:
                 trampoline = await self.library.prepare_trampoline(wanted, request.profile)
             artifact = await self.library.prepare(
@@ -170,6 +177,17 @@ class Dispatcher:
         else:
             if not record.finished:
                 self._enqueue(record, artifact, trampoline)
+
+    def _has_room_for(self, record: CallRecord) -> bool:
+        """Whether the call need not wait: it is over, it brings nothing that may have to be
+        dropped, or not too much waits for that."""
+        luggage = record.request.luggage
+        return (
+            record.finished
+            or luggage is None
+            or self.leftovers.has_room(record.request.profile.tenant)
+            or not luggage.brought.droppable()
+        )
 
     def _enqueue(self, record: CallRecord, artifact: Artifact, trampoline: Artifact | None) -> None:
         record.artifact, record.trampoline = artifact, trampoline

@@ -69,7 +69,7 @@ class Holder(ABC):
             office.network,
             self._lent_to,
             office.leftovers,
-            stateful=profile.stateful,
+            profile,
         )
         self._modules: OrderedDict[object, int] = OrderedDict()
         self._next_module = 1

@@ -36,6 +36,7 @@ from ..protocol.messages import (
     HostFailed,
     HostReturned,
 )
+from ..protocol.profile import Profile
 from .imports import BadArgument, HostImport, Raised, denial, serving
 from .leftovers import Leftovers
 from .network.access import CallNetwork, NetworkAccess
@@ -72,8 +73,7 @@ class HostCalls:
         access: NetworkAccess,
         lent_to: Callable[[CallRecord, int], HostImport | None],
         leftovers: Leftovers,
-        *,
-        stateful: bool,
+        profile: Profile,
     ) -> None:
         self.nursery: trio.Nursery
         """Where they are carried out; it ends with the worker."""
@@ -84,7 +84,8 @@ class HostCalls:
         self._access = access
         self._lent_to = lent_to
         self._leftovers = leftovers
-        self._lasting = Objects() if stateful else None
+        self._tenant = profile.tenant
+        self._lasting = Objects() if profile.stateful else None
         """What the worker's instances have handles to, where they outlive a call."""
         self._ended = False
         self._running: _Running | None = None
@@ -137,6 +138,8 @@ class HostCalls:
                 turn = Turn(objects)
                 held.set(turn)
                 try:
+                    if called.gives:
+                        await self._leftovers.wait_for_room(self._tenant)
                     return await _call(called, slots, data, message.room)
                 except BaseException:  # also where it was given up
                     turn.undo()
@@ -156,7 +159,7 @@ class HostCalls:
         """The worker is dead: begin nothing more for it."""
         self._ended = True
         if self._lasting is not None:
-            self._leftovers.take(self._lasting)
+            self._leftovers.take(self._lasting, self._tenant)
         if self._kept is not None:
             self._kept.close()
 

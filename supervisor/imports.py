@@ -41,6 +41,8 @@ class HostImport:
     rate: Rate
     needs: Needs = field(default_factory=dict[str, Need])
     """The grants that a call must have for it to be called."""
+    gives: bool = False
+    """Whether it gives the guest things that may have to be dropped."""
     call: Callable[[bytes, bytes], Awaitable[tuple[bytes, bytes]]]
     """Gets the slots of the arguments and the bytes that they point to, one after the other; gives
     the slots of the results, or nothing and the bytes. One for components gets no slots, and finds

@@ -71,9 +71,10 @@ class Objects:
             return number
 
     def adopt(self, brought: Objects) -> None:
-        """The instance gets what a call brings; where that is too much, nothing."""
+        """The instance gets what a call brings; where that is too much, or it has ended,
+        nothing."""
         with self._lock:
-            if len(self._things) + len(brought._things) <= MAX_OBJECTS:
+            if not self._closed and len(self._things) + len(brought._things) <= MAX_OBJECTS:
                 self._things |= brought._things
                 brought._things.clear()
 
@@ -127,11 +128,15 @@ class Objects:
         """The instance has ended: what it has left that needs to be dropped."""
         with self._lock:
             self._closed = True
-            return [
-                (number, kind.drop)
-                for number, (kind, _, lent) in self._things.items()
-                if kind.drop is not None and not lent
-            ]
+            return self.droppable()
+
+    def droppable(self) -> list[tuple[int, HostImport]]:
+        """What would need to be dropped now."""
+        return [
+            (number, kind.drop)
+            for number, (kind, _, lent) in self._things.items()
+            if kind.drop is not None and not lent
+        ]
 
 
 class Turn:

@@ -12,11 +12,13 @@ from typing import Any
 import msgspec
 import pytest
 import trio
+import trio.testing
 from fakes import until
-from importing_components import CARRIER, DB
+from importing_components import CARRIER, DATABASE, DB
 
 from wasm_sandbox import (
     BadResult,
+    DeadlineExceeded,
     Module,
     Pool,
     PoolClosed,
@@ -27,7 +29,7 @@ from wasm_sandbox import (
 )
 from wasm_sandbox.protocol import wit
 from wasm_sandbox.protocol.wit import Signature, World
-from wasm_sandbox.supervisor import objects
+from wasm_sandbox.supervisor import leftovers, objects
 from wasm_sandbox.supervisor.imports import BadArgument
 from wasm_sandbox.supervisor.objects import Luggage, Objects, ResourceKind
 from wasm_sandbox.wit_codec import WitCodec
@@ -253,3 +255,101 @@ def test_a_call_brings_no_more_than_an_instance_may_have(
     monkeypatch.setattr(objects, "MAX_OBJECTS", 0)
     with pytest.raises(SignatureMismatch, match="resources"):
         carrier["look"](first, 1)
+
+
+class Hanging(Connection):
+    """Closes when it may."""
+
+    go_on = threading.Event()
+    made = 0
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        Hanging.made += 1
+
+    @classmethod
+    def how_many(cls) -> int:
+        return cls.made
+
+    def close(self) -> None:
+        self.go_on.wait(60)
+        super().close()
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Two things may wait to be closed."""
+    monkeypatch.setattr(leftovers, "MOST", 2)
+    Hanging.go_on.clear()
+    Hanging.made = 0
+    yield
+    Hanging.go_on.set()
+
+
+def test_what_is_brought_to_an_instance_that_has_ended_is_still_there_to_be_closed() -> None:
+    ended, brought = Objects(), Objects()
+    number = brought.add(kind := ResourceKind("connection"), "given")
+    ended.close()
+    ended.adopt(brought)
+    assert brought.get(kind, number) == "given"
+
+
+@pytest.mark.usefixtures("few")
+def test_a_tenants_guests_get_no_more_while_too_much_waits_to_be_closed(cache: Path) -> None:
+    with Pool(2, cache_dir=cache) as pool:
+        database = pool.load(DATABASE, imports={DB: {"connection": Hanging, "merge": max}})
+        leave, other = database["leave"], database["leave"].options(tenant="b")
+        leave(1)
+        leave(1)
+        for _ in range(3):
+            with pytest.raises(DeadlineExceeded):
+                leave.options(timeout=0.2)(1)
+        with pool.instance(database) as instance, pytest.raises(DeadlineExceeded):
+            instance.call("leave", 1, timeout=0.2)
+        assert Hanging.made == 2
+        other(1)  # of another tenant: nobody waits for the others
+        waiting = pool.submit(leave, 1)
+        assert database["many"]() == 3  # it gives nothing
+        Hanging.go_on.set()
+        waiting.result()
+        leave(1)
+
+
+@pytest.mark.usefixtures("few")
+def test_a_call_that_brings_something_waits_while_too_much_waits_to_be_closed(
+    cache: Path, thing: Connection
+) -> None:
+    with Pool(1, cache_dir=cache) as pool:
+        carrier = load(pool)
+        things = [Hanging(each) for each in range(5)]
+        for each in things[:2]:
+            carrier["leave"](each)
+        assert carrier["look"](thing, 1) == 41  # what is lent is not closed
+        with pytest.raises(DeadlineExceeded):
+            carrier["leave"].options(timeout=0.2)(things[2])
+        cancelled = pool.submit(carrier["leave"], things[3])
+        assert cancelled.cancel()
+        waiting = pool.submit(carrier["leave"], things[4])
+        Hanging.go_on.set()
+        waiting.result()
+        until(lambda: [each.closed for each in things] == [1] * 5)
+
+
+@pytest.mark.usefixtures("few")
+def test_nothing_of_a_call_that_has_ended_waits_for_room(cache: Path) -> None:
+    async def main() -> None:
+        async with open_pool(workers=1, cache_dir=cache) as pool:
+            carrier = await load(pool)
+            for each in range(2):
+                await pool.call(carrier["leave"], Hanging(each))
+            await trio.testing.wait_all_tasks_blocked()
+            before = trio.lowlevel.current_statistics().tasks_living
+            for each in range(5):
+                with pytest.raises(DeadlineExceeded):
+                    await pool.call(carrier["leave"].options(timeout=0.05), Hanging(each))
+            await trio.testing.wait_all_tasks_blocked()
+            closing = trio.lowlevel.current_statistics().tasks_living - before
+            assert closing == 5  # one for each of what was given
+            Hanging.go_on.set()
+
+    trio.run(main)

@@ -377,7 +377,7 @@ def test_what_guests_have_left_takes_few_threads_and_turns() -> None:
                 drop = HostImport(shape=shape, timeout=5.0, rate=Rate(1000), call=call_of(guest))
                 for _ in range(count):
                     left.add(objects.ResourceKind("connection", drop), object())
-                leftovers.take(left)
+                leftovers.take(left, None)
             await leftovers.wait()
             assert (running, most, len(order)) == (0, AT_ONCE, 401)
             assert order.index("modest") < 30

@@ -56,6 +56,11 @@ class _Linking:
             for index, resource in wanted.resources.items()
         }
         self._handles: dict[tuple[int, bool], Converter] = {}
+        self._giving: set[Ref | None] = set()
+        """Types of which a value may have an ``own``: made of earlier ones, each looked at once."""
+        for at, kind in enumerate(world.types):
+            if isinstance(kind, wit.Own) or not self._giving.isdisjoint(wit.parts(kind)):
+                self._giving.add(at)
 
     def done(self, handle: ModuleHandle) -> ModuleHandle:
         """The component with all of it."""
@@ -89,7 +94,7 @@ class _Linking:
             )
         except SignatureMismatch as error:
             raise SignatureMismatch(f"{shown(name)}: {error.args[0]}", error.hint) from None
-        return bind(codec, function, self._runner)
+        return replace(bind(codec, function, self._runner), gives=result in self._giving)
 
     def _lent(self, name: tuple[str, str], helper: Callable[..., Any]) -> LentFunction:
         signature = self._wanted.signatures[name]
