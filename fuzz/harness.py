@@ -25,6 +25,7 @@ from ..protocol.errors import ProtocolError, SandboxError, Trap
 from ..protocol.framing import FrameReader
 from ..protocol.host_calls import (
     IMPORT,
+    MEMORY,
     NETWORK,
     Abandon,
     Begin,
@@ -32,6 +33,8 @@ from ..protocol.host_calls import (
     Collect,
     ImportCall,
     LookUp,
+    MemoryAnswer,
+    MemoryOrder,
     NetworkRequest,
     TcpConnect,
     Wait,
@@ -41,12 +44,13 @@ from ..protocol.limits import Limits
 from ..protocol.profile import Profile
 from ..protocol.receipts import DeathCertificate, Usage
 from ..protocol.wit import World
+from ..runners import TrioRunner
 from ..supervisor import worker as worker_module
 from ..supervisor.calls import CallRecord
 from ..supervisor.certificates import Verdict
 from ..supervisor.cgroups.hierarchy import NoHierarchy
 from ..supervisor.ends import STREAM_SLACK
-from ..supervisor.imports import BadArgument, HostImport
+from ..supervisor.imports import BadArgument, HostImport, reaching
 from ..supervisor.leftovers import Leftovers
 from ..supervisor.network.access import NetworkAccess
 from ..supervisor.objects import ResourceKind, held
@@ -95,6 +99,7 @@ _ASKED: tuple[Callable[[int], NetworkRequest], ...] = (
 _LIMITS = Limits(output=100)
 _PROFILE = Profile.of(_LIMITS, Capabilities())
 _KIND = messages.LentFunction("env", "f", FunctionType(("i32", "i32"), ("i64",)), (0,), "packed")
+_NOTHING = messages.LentFunction("env", "f", FunctionType((), ()))
 _THING = ResourceKind("thing")
 _WORLD = World((wit.Own(0), wit.Option(0)), ("", ""), ("thing",))
 _OPTION = WitTypes(_WORLD, lambda handle, _: object_handle(_THING, handle)).get(1)
@@ -124,6 +129,11 @@ class Harness:
         self._modules = 0
         self._called: list[tuple[bytes, bytes]] = []
         """What the one function that modules import was called with."""
+        self._read: list[tuple[MemoryOrder, MemoryAnswer, bytes]] = []
+        """What another one ordered, and found."""
+        self._wait = TrioRunner(1, nursery.start_soon).wait
+        self._ordered: dict[int, MemoryOrder] = {}
+        """What the worker is to do in the memory of each call's guest."""
         self._lent: dict[int, tuple[messages.LentFunction, ...]] = {}
         """What the worker was lent with each module."""
         self._lent_to: dict[int, tuple[messages.LentFunction, ...]] = {}
@@ -132,8 +142,17 @@ class Harness:
             (),
             (HostImport(shape=_KIND, timeout=1.0, rate=Rate(1e6), call=self._serve),),
             (HostImport(shape=_CODEC.shape, timeout=1.0, rate=Rate(1e6), call=self._serve_thing),),
+            (
+                HostImport(
+                    shape=_NOTHING,
+                    timeout=1.0,
+                    rate=Rate(1e6),
+                    memory=True,
+                    call=self._serve_memory,
+                ),
+            ),
         ]
-        """What modules import: every third the same."""
+        """What modules import: every fourth the same."""
         self._artifact = os.memfd_create("fuzz", os.MFD_CLOEXEC)
         self._told = FrameReader()
         self._pulled: dict[int, int] = {}
@@ -208,7 +227,7 @@ class Harness:
                 b"",
                 ModuleDescription(),
                 _LIMITS,
-                self._functions[self._modules % 3],
+                self._functions[self._modules % len(self._functions)],
             ),
             profile=_PROFILE,
             limits=_LIMITS,
@@ -242,6 +261,14 @@ class Harness:
         assert thing is None or thing is held.get().objects
         return _CODEC.pack(held.get().objects if thing is None else None)
 
+    async def _serve_memory(self, slots: bytes, data: bytes) -> tuple[bytes, bytes]:
+        """It wants something of each kind, one after the other and two at once."""
+        orders = MemoryOrder("read", 8, 5), MemoryOrder("write", 0, 50), MemoryOrder("allocate", 9)
+        found = [reaching.get().ask(order, bytes(order.size)) for order in orders]
+        for order, each in zip(orders, found, strict=True):
+            self._read.append((order, *await self._wait(each)))
+        return b"", b""
+
     def _batch(self) -> BatchRequest:
         return BatchRequest(RECORDS, "fresh" if len(self.records) % 2 else "shared", _BATCHED)
 
@@ -269,6 +296,7 @@ class Harness:
     def good(self, what: Good, size: int) -> messages.FromWorker | None:
         """What a good worker would say now, about ``size`` bytes; ``None`` where that is
         nothing."""
+        self.check_told()
         talk, head = self.worker.conversation, self.worker.head
         if what == "ready":
             return messages.Ready(messages.PROTOCOL_VERSION, "engine", True, ())
@@ -279,6 +307,12 @@ class Harness:
             return messages.Loaded(talk.loads[0])
         if head is None or talk.asking:
             return None
+        order = self._ordered.pop(head.number, None)
+        if order is not None:
+            inside = size % 4 > 0 or order.what == "allocate"
+            found = bytes(order.size if inside and order.what == "read" else 0)
+            answer = encode(MemoryAnswer(HALF, inside, size))
+            return messages.HostCall(head.number, MEMORY, answer, found, room=HALF)
         match what:
             case "ask":
                 # A number that the call was given, or not; begun, waited for, collected, stopped.
@@ -287,13 +321,7 @@ class Harness:
                 return messages.HostCall(head.number, NETWORK, arguments, length=size, room=HALF)
             case "import" if self._lent_to.get(head.number):
                 lent = self._lent_to[head.number][0]
-                data = bytes(size)
-                slots = b"".join(each.to_bytes(messages.SLOT, "little") for each in (8, size))
-                if lent.component:
-                    slots, data = (
-                        b"",
-                        msgspec.msgpack.encode([[1, size] if size % 2 else [0, None]]),
-                    )
+                slots, data = _arguments(lent, size)
                 asked = encode(ImportCall(lent.number, slots))
                 return messages.HostCall(head.number, IMPORT, asked, data, room=HALF)
             case "answer":
@@ -333,6 +361,9 @@ class Harness:
                 _check_outcome(record, outcome)
         for slots, data in self._called:
             assert _KIND.places(slots)[0][1] == len(data) <= messages.INLINE
+        for order, answer, found in self._read:
+            assert answer.inside
+            assert len(found) == (order.size if order.what == "read" else 0)
         if not self.violated and not self._buried:
             assert list(self.worker.conversation.calls) == list(self.worker.records)
 
@@ -351,6 +382,8 @@ class Harness:
                         assert 0 < length <= HALF
                         self._pulled[call] = self._pulled.get(call, 0) + length
                         assert self._pulled[call] <= 2 * len(_BUFFER)
+                    case messages.HostReturned(call=call, order=order) if order is not None:
+                        self._ordered[call] = order
                     case messages.Load(module=module, lent=lent):
                         self._lent[module] = lent
                     case messages.Call(call=call, module=module):
@@ -361,6 +394,15 @@ class Harness:
             starts = (arena.STATUS_SIZE + arena.bank(HALF, n)[0] for n in range(arena.BANKS))
             view, size = self.worker.wires.view, chunk.length
             assert any(bytes(view[start : start + size]) in _BUFFER for start in starts)
+
+
+def _arguments(lent: messages.LentFunction, size: int) -> tuple[bytes, bytes]:
+    """The slots and the data of a call of a function."""
+    if lent.component:
+        return b"", msgspec.msgpack.encode([[1, size] if size % 2 else [0, None]])
+    if not lent.buffers:
+        return b"", b""
+    return b"".join(each.to_bytes(messages.SLOT, "little") for each in (8, size)), bytes(size)
 
 
 def _answer(record: CallRecord, size: int) -> messages.FromWorker:

@@ -19,7 +19,7 @@ from hypothesis.strategies import SearchStrategy
 
 from ..protocol import host_calls, wit
 from ..protocol.failures import KINDS
-from ..protocol.host_calls import ImportCall
+from ..protocol.host_calls import ImportCall, MemoryAnswer
 from ..protocol.messages import (
     SLOT,
     BatchReturned,
@@ -158,6 +158,7 @@ def plausible(calls: int = 6) -> SearchStrategy[FromWorker]:
     imported = made(ImportCall, st.integers(0, 3), st.binary(max_size=3 * SLOT)).map(
         host_calls.encode
     ) | st.binary(max_size=8)
+    accessed = made(MemoryAnswer, size, st.booleans(), size).map(host_calls.encode)
     return st.one_of(
         made(Returned, number, slots, usage, data, st.none() | st.integers(0, 3)),
         made(Failed, number, failure, usage),
@@ -168,6 +169,7 @@ def plausible(calls: int = 6) -> SearchStrategy[FromWorker]:
         made(Recalled, number, number),
         made(HostCall, number, st.just("network"), st.binary(max_size=8), data),
         made(HostCall, number, st.just("import"), imported, data, size, size),
+        made(HostCall, number, st.just("memory"), accessed, data, size, size),
         made(Loaded, number),
         made(LoadFailed, number, failure),
     )

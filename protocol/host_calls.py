@@ -1,5 +1,6 @@
 """What a guest may ask of the supervisor's side through ``HostCall``: the network's requests, the
-errors that answer them, and the caller's own functions. No I/O.
+errors that answer them, and the caller's own functions, which may want something of the guest's
+memory first. No I/O.
 
 The worker turns what the guest wrote into one of these structs; the supervisor decodes it by type.
 Bulk data (a body, bytes to write, the bytes that arguments point to) travels beside it.
@@ -8,7 +9,7 @@ Bulk data (a body, bytes to write, the bytes that arguments point to) travels be
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -20,6 +21,10 @@ NETWORK = "network"
 IMPORT = "import"
 """The function that a ``HostCall`` names where the guest calls one of the caller's process: its
 arguments are an ``ImportCall``, its results the slots that the function returned."""
+MEMORY = "memory"
+"""The function that a ``HostCall`` names where the worker has carried out a ``MemoryOrder``: its
+arguments are a ``MemoryAnswer``. What answers it is the next order, or the answer of the function
+that waited."""
 
 
 class Errno(IntEnum):
@@ -207,13 +212,36 @@ class ImportCall(msgspec.Struct, frozen=True, array_like=True):
     slots: bytes
 
 
+class MemoryOrder(msgspec.Struct, frozen=True, array_like=True):
+    """What a function of the caller's wants of the memory of the guest that waits for it."""
+
+    what: Literal["read", "write", "allocate"]
+    start: int = 0
+    size: int = 0
+    """In bytes; of what is written they come beside the order."""
+    pointer: Literal["i32", "i64"] = "i32"
+    """What the guest's ``alloc`` takes and gives."""
+
+
+class MemoryAnswer(msgspec.Struct, frozen=True, array_like=True):
+    """How an order was carried out. What was read travels beside it."""
+
+    size: Annotated[int, msgspec.Meta(ge=0)]
+    """Of the memory, in bytes, as it is now."""
+    inside: bool = True
+    """Whether the place is in it; nothing was read or written where not."""
+    address: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """What was allocated."""
+
+
 _encoder = msgspec.msgpack.Encoder()
 _imports = msgspec.msgpack.Decoder(ImportCall)
 _requests: msgspec.msgpack.Decoder[NetworkRequest] = msgspec.msgpack.Decoder(NetworkRequest)
 _answers = msgspec.msgpack.Decoder(NetworkAnswer)
+_memory = msgspec.msgpack.Decoder(MemoryAnswer)
 
 
-def encode(item: NetworkRequest | NetworkAnswer | ImportCall) -> bytes:
+def encode(item: NetworkRequest | NetworkAnswer | ImportCall | MemoryAnswer) -> bytes:
     """As the arguments or the results of a host call."""
     return _encoder.encode(item)
 
@@ -234,6 +262,15 @@ def decode_import(data: bytes) -> ImportCall:
         ProtocolError: it is none.
     """
     return _decoded(_imports, data)
+
+
+def decode_memory(data: bytes) -> MemoryAnswer:
+    """How an order was carried out.
+
+    Raises:
+        ProtocolError: that is not said.
+    """
+    return _decoded(_memory, data)
 
 
 def decode_answer(data: bytes) -> NetworkAnswer:

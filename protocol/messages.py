@@ -18,6 +18,7 @@ from .batch import Mode
 from .description import FunctionType, ModuleDescription
 from .errors import LONGEST, ProtocolError, printable
 from .framing import frame
+from .host_calls import MemoryOrder
 from .profile import Profile
 from .receipts import Usage
 
@@ -227,12 +228,14 @@ class Stop(msgspec.Struct, frozen=True, array_like=True, tag=11):
 
 class HostReturned(msgspec.Struct, frozen=True, array_like=True, tag=12):
     """Answer to ``HostCall``. Its data is here, or ``length`` bytes of it lie in the inward half of
-    the arena; never more than there is room for."""
+    the arena; never more than there is room for. With an ``order`` it is no answer yet: the worker
+    carries that out and says so in another ``HostCall``."""
 
     call: int
     results: bytes
     data: bytes | None = None
     length: int = 0
+    order: MemoryOrder | None = None
 
 
 class HostFailed(msgspec.Struct, frozen=True, array_like=True, tag=13):

@@ -5,13 +5,15 @@ its call is stopped the task is cancelled and the guest is told to go no further
 When the worker dies the task ends with it.
 
 A function of the caller's that fails stops the call, as a limit would: its guest goes no further,
-and the caller gets the error.
+and the caller gets the error. One that wants something of the guest's memory (``reach``) has the
+worker do it, which then says so in a host call of its own, and waits again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -26,7 +28,16 @@ from ..protocol.errors import (
     Trap,
     described,
 )
-from ..protocol.host_calls import IMPORT, NETWORK, decode_import, decode_request, encode
+from ..protocol.host_calls import (
+    IMPORT,
+    MEMORY,
+    NETWORK,
+    MemoryOrder,
+    decode_import,
+    decode_memory,
+    decode_request,
+    encode,
+)
 from ..protocol.messages import (
     ARGUMENTS,
     INLINE,
@@ -37,10 +48,11 @@ from ..protocol.messages import (
     HostReturned,
 )
 from ..protocol.profile import Profile
-from .imports import BadArgument, HostImport, Raised, denial, serving
+from .imports import BadArgument, HostImport, Raised, denial, reaching, serving
 from .leftovers import Leftovers
 from .network.access import CallNetwork, NetworkAccess
 from .objects import Objects, Turn, held
+from .reach import Reach
 from .requests import Outcome
 from .sending import Sender
 
@@ -60,6 +72,8 @@ class _Running:
     scope: trio.CancelScope
     function: HostImport | None
     """The caller's function; ``None`` for what the supervisor does itself."""
+    reach: Reach | None = None
+    """Where the function wants it."""
 
 
 class HostCalls:
@@ -114,7 +128,13 @@ class HostCalls:
         if self._ended:
             return
         data = self._data(message)
+        if message.function == MEMORY:
+            self._reach().answered(decode_memory(message.arguments), data)
+            return
+        if self._running is not None:
+            raise ProtocolError("a host call instead of the answer to an order")
         function: HostImport | None = None
+        reach: Reach | None = None
         if message.function == NETWORK:
             request = decode_request(message.arguments)
             network = self._network(record)
@@ -129,10 +149,15 @@ class HostCalls:
             if denied is None:
                 record.imported[called.name] = record.imported.get(called.name, 0) + 1
             objects = self._objects(record) if called.shape.component else None
+            if called.memory:
+                _, _, half = arena.halves(len(self._shared))
+                reach = Reach(half, partial(self._say, message.call, b""))
 
             async def work() -> Answer:
                 if denied is not None:
                     raise denied
+                if reach is not None:
+                    reaching.set(reach)
                 if objects is None:
                     return await _call(called, slots, data, message.room)
                 turn = Turn(objects)
@@ -152,8 +177,19 @@ class HostCalls:
         if record.stop is not None:
             self._fail(message.call)
             return
-        self._running = running = _Running(record, trio.CancelScope(), function)
+        self._running = running = _Running(record, trio.CancelScope(), function, reach)
         self.nursery.start_soon(self._serve, message.call, running, work)
+
+    def over(self, record: CallRecord) -> None:
+        """The worker has ended this call: it may be that its guest was to make room for a function.
+
+        Raises:
+            ProtocolError: while another order waits for its answer.
+        """
+        if self._running is not None and self._running.record is record:
+            self._reach().cut()
+            self._running.scope.cancel()
+            self._ended_one()
 
     def end(self) -> None:
         """The worker is dead: begin nothing more for it."""
@@ -172,6 +208,11 @@ class HostCalls:
             if outcome.error is None:
                 luggage.take_back(objects, outcome.slots, outcome.data)
             objects.end_loans()
+
+    def _reach(self) -> Reach:
+        if self._running is None or self._running.reach is None:
+            raise ProtocolError("an answer to no order")
+        return self._running.reach
 
     def _objects(self, record: CallRecord) -> Objects:
         if self._lasting is not None:
@@ -231,34 +272,44 @@ class HostCalls:
     ) -> None:
         record = running.record
         serving.set(record)
+        answer: Answer | None = None
         failure: SandboxError | None = None
-        with running.scope:
-            try:
-                results, back = await work()
-            except (CapabilityDenied, HostFunctionError, Trap) as error:
-                failure = error
-            else:
-                self._ended_one()
-                self._conversation.sent_host_answer()
-                self._sender.send(self._returned(call, results, back))
-        if running.scope.cancelled_caught or failure is not None:
-            self._ended_one()
-            self._fail(call)
-        if failure is not None and record.stop is None:
+        try:
+            with running.scope:
+                try:
+                    answer = await work()
+                except (CapabilityDenied, HostFunctionError, Trap) as error:
+                    failure = error
+        finally:
+            if running.reach is not None:
+                running.reach.close()
+        if running is self._running and failure is not None and record.stop is None:
             record.stop = failure
             assert record.worker is not None
             record.worker.interrupt(record)
+        if running.reach is not None:
+            await running.reach.settled()
+        if running is not self._running:
+            return
+        self._ended_one()
+        if answer is None:
+            self._fail(call)
+        else:
+            self._say(call, *answer)
 
     def _ended_one(self) -> None:
         self._running = None
         self._last_end = trio.current_time()
 
-    def _returned(self, call: int, results: bytes, data: bytes) -> HostReturned:
-        if len(data) <= INLINE:
-            return HostReturned(call, results, data)
-        inward, _, _ = arena.halves(len(self._shared))
-        self._shared[inward : inward + len(data)] = data
-        return HostReturned(call, results, None, len(data))
+    def _say(
+        self, call: int, results: bytes, data: bytes, order: MemoryOrder | None = None
+    ) -> None:
+        large = len(data) if len(data) > INLINE else 0
+        if large:
+            inward, _, _ = arena.halves(len(self._shared))
+            self._shared[inward : inward + large] = data
+        self._conversation.sent_host_answer()
+        self._sender.send(HostReturned(call, results, None if large else data, large, order))
 
     def _fail(self, call: int) -> None:
         self._conversation.sent_host_answer()

@@ -18,6 +18,7 @@ from .rate import Rate
 if TYPE_CHECKING:
     from .actor import Actor
     from .calls import CallRecord
+    from .reach import Reach
     from .sending import Mail
     from .tree import Life
 
@@ -43,6 +44,8 @@ class HostImport:
     """The grants that a call must have for it to be called."""
     gives: bool = False
     """Whether it gives the guest things that may have to be dropped."""
+    memory: bool = False
+    """Whether it wants the guest's memory: it finds that in ``reaching``."""
     call: Callable[[bytes, bytes], Awaitable[tuple[bytes, bytes]]]
     """Gets the slots of the arguments and the bytes that they point to, one after the other; gives
     the slots of the results, or nothing and the bytes. One for components gets no slots, and finds
@@ -79,6 +82,8 @@ def denial(function: HostImport, record: CallRecord) -> CapabilityDenied | None:
 
 serving: ContextVar[CallRecord | None] = ContextVar("serving", default=None)
 """In a host function, and in what it calls: the call whose guest waits for it."""
+reaching: ContextVar[Reach] = ContextVar("reaching")
+"""In a host function that wants it: how to reach the memory of the guest that waits for it."""
 rebuilding: ContextVar[Actor | None] = ContextVar("rebuilding", default=None)
 """In an ``on_restart``, and in what it calls: the instance that waits for it."""
 lives: ContextVar[tuple[Life, ...]] = ContextVar("lives", default=())

@@ -92,6 +92,7 @@ class Listener:
 
     def _answered(self, call: int, outcome: Outcome, now: float) -> None:
         worker = self._worker
+        worker.host_calls.over(self._records[call])
         record = self._records.pop(call)
         worker.host_calls.answered(record, outcome)
         begun = max(outcome.done + (outcome.error is not None), 1)

@@ -18,6 +18,7 @@ import time
 import types
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -34,7 +35,7 @@ from wasm_sandbox.protocol.description import (
     ModuleDescription,
 )
 from wasm_sandbox.protocol.framing import FrameReader
-from wasm_sandbox.protocol.host_calls import ImportCall
+from wasm_sandbox.protocol.host_calls import ImportCall, MemoryAnswer, MemoryOrder
 from wasm_sandbox.protocol.host_calls import encode as encode_call
 from wasm_sandbox.protocol.messages import (
     PROTOCOL_VERSION,
@@ -763,6 +764,89 @@ def component_import_of_a_thing_given_twice(wire: Wire, call: Call) -> None:
     returned_thing(wire)
     wire.say(_component_import(wire, call, [1, number]))
     fail_as_told(wire, call)
+
+
+def _memory(call: Call, data: bytes | None = None, **answer: Any) -> HostCall:
+    return HostCall(call.call, "memory", encode_call(MemoryAnswer(65536, **answer)), data)
+
+
+def instead(lie: Callable[[Wire, Call], None]) -> Callable[[Wire, Call], None]:
+    """A lie where an order, to read 8 bytes, is to be answered."""
+
+    def play(wire: Wire, call: Call) -> None:
+        wire.say(_import(wire, call, bytes(32)))
+        answer = wire.receive()
+        assert isinstance(answer, HostReturned)
+        assert answer.order == MemoryOrder("read", 16, 8)
+        lie(wire, call)
+
+    play.__name__ = lie.__name__
+    return at_call(play)
+
+
+@at_call
+def memory_of_nobody(wire: Wire, call: Call) -> None:
+    wire.say(_memory(call))
+
+
+@at_call
+def memory_before_an_order(wire: Wire, call: Call) -> None:
+    wire.say(_import(wire, call, bytes(32)), _memory(call, bytes(8)))
+
+
+@instead
+def memory_short(wire: Wire, call: Call) -> None:
+    wire.say(_memory(call, bytes(7)))
+
+
+@instead
+def memory_long(wire: Wire, call: Call) -> None:
+    wire.say(_memory(call, bytes(9)))
+
+
+@instead
+def memory_from_outside(wire: Wire, call: Call) -> None:
+    wire.say(_memory(call, bytes(8), inside=False))
+
+
+@instead
+def memory_garbage(wire: Wire, call: Call) -> None:
+    wire.say(HostCall(call.call, "memory", b"\x93\xff\xc3\x00", bytes(8)))
+
+
+@instead
+def memory_twice(wire: Wire, call: Call) -> None:
+    wire.say(*[_memory(call, bytes(8))] * 2)
+
+
+@instead
+def memory_and_a_call_in_it(wire: Wire, call: Call) -> None:
+    wire.say(_import(wire, call, bytes(32)))
+
+
+@instead
+def memory_and_the_network(wire: Wire, call: Call) -> None:
+    wire.say(HostCall(call.call, "network", CLOSE))
+
+
+@instead
+def memory_and_the_end(wire: Wire, call: Call) -> None:
+    wire.say(wire.answer(call))
+
+
+@instead
+def memory_silence(wire: Wire, call: Call) -> None:
+    while True:
+        wire.receive()
+
+
+@instead
+def memory_honest(wire: Wire, call: Call) -> None:
+    wire.say(_memory(call, b"eight of"))
+    answer = wire.receive()
+    assert isinstance(answer, HostReturned)
+    wire.say(Returned(call.call, answer.results, Usage()))
+    serve(wire)
 
 
 @at_call

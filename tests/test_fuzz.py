@@ -21,7 +21,7 @@ from wasm_sandbox.protocol import arena
 from wasm_sandbox.protocol.conversation import Conversation
 from wasm_sandbox.protocol.errors import ProtocolError
 from wasm_sandbox.protocol.framing import FrameReader
-from wasm_sandbox.protocol.host_calls import ImportCall, decode_import
+from wasm_sandbox.protocol.host_calls import ImportCall, MemoryAnswer, decode_import
 from wasm_sandbox.protocol.host_calls import encode as encode_call
 from wasm_sandbox.protocol.limits import Limits
 from wasm_sandbox.protocol.messages import (
@@ -42,6 +42,7 @@ from wasm_sandbox.supervisor.host_calls import HostCalls
 from wasm_sandbox.supervisor.imports import HostImport
 from wasm_sandbox.supervisor.listener import Listener
 from wasm_sandbox.supervisor.office import Office
+from wasm_sandbox.supervisor.reach import Reach
 from wasm_sandbox.supervisor.seats import Seat, Seats
 
 
@@ -139,6 +140,16 @@ def _call_anything(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(HostCalls, "_import", trusting)
 
 
+def _believe_what_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def trusting(self: Reach, answer: MemoryAnswer, data: bytes) -> None:
+        asked, self._sent = self._sent, None
+        assert asked is not None
+        asked.found.set_result((answer, data))
+        self._next()
+
+    monkeypatch.setattr(Reach, "answered", trusting)
+
+
 _SLOTS = b"".join(number.to_bytes(16, "little") for number in (8, 5))
 
 BUGS: dict[Callable[[pytest.MonkeyPatch], None], list[Step]] = {
@@ -151,6 +162,12 @@ BUGS: dict[Callable[[pytest.MonkeyPatch], None], list[Step]] = {
         Order("load"),
         Said(HostCall(0, "import", encode_call(ImportCall(1, _SLOTS)), b"four")),
         *[Order("call")] * 2,
+    ],
+    _believe_what_was_read: [
+        *(Order("load"), Due("answer"), Order("load"), Due("answer")),
+        *(Order("load"), Due("import"), Order("recall"), Order("recall")),
+        Said(HostCall(0, "memory", encode_call(MemoryAnswer(64)), b"four")),
+        *[Order("recall")] * 4,
     ],
 }
 

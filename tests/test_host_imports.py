@@ -53,6 +53,9 @@ class Runner(ThreadRunner):
     def coroutine(self, work: Any) -> Any:
         return work
 
+    async def wait(self, future: Any) -> Any:
+        return future.result()
+
 
 def function(module: str, name: str, params: tuple[str, ...], results: tuple[str, ...]) -> Import:
     return Import(module, name, ExternFunction(FunctionType(params, results)))

@@ -30,16 +30,17 @@ from wasm_sandbox.protocol.errors import (
     WorkerLost,
 )
 from wasm_sandbox.protocol.events import NetworkRefused
-from wasm_sandbox.protocol.host_calls import Errno
+from wasm_sandbox.protocol.host_calls import Errno, MemoryOrder
 from wasm_sandbox.protocol.limits import Limits
 from wasm_sandbox.protocol.messages import LentFunction
 from wasm_sandbox.protocol.network import Address, Network
 from wasm_sandbox.protocol.wit import World
+from wasm_sandbox.runners import TrioRunner
 from wasm_sandbox.supervisor import keeper
 from wasm_sandbox.supervisor import queues as queues_module
 from wasm_sandbox.supervisor import worker as worker_module
 from wasm_sandbox.supervisor.certificates import Verdict
-from wasm_sandbox.supervisor.imports import HostImport
+from wasm_sandbox.supervisor.imports import HostImport, reaching
 from wasm_sandbox.supervisor.objects import ResourceKind
 from wasm_sandbox.supervisor.rate import Rate
 from wasm_sandbox.supervisor.requests import (
@@ -481,6 +482,89 @@ def test_a_worker_that_keeps_the_rules_calls_the_function(plan: Any) -> None:
             outcome = await call(driver, lending(module, called))
             assert i64(outcome) == 8
             assert called == [b"ACME"]
+            assert outcome.receipt.host_calls == 1
+
+    run(main)
+
+
+def lending_memory(module: ModuleHandle, found: list[object], timeout: float = 9.0) -> ModuleHandle:
+    """The same, as if it imported a function that reads 8 bytes of its guest's memory."""
+
+    async def call(_slots: bytes, _data: bytes) -> tuple[bytes, bytes]:
+        wait = TrioRunner(1, lambda _: None).wait
+        try:
+            answer, data = await wait(reaching.get().ask(MemoryOrder("read", 16, 8)))
+        except BaseException as error:
+            found.append(error)
+            raise
+        found.append(data)
+        return answer.size.to_bytes(16, "little"), b""
+
+    shape = LentFunction("env", "f", FunctionType(("i32", "i32"), ("i64",)))
+    function = HostImport(shape=shape, timeout=timeout, rate=Rate(1000), memory=True, call=call)
+    return replace(module, imports=(function,))
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        "memory_of_nobody",
+        "memory_before_an_order",
+        "memory_short",
+        "memory_long",
+        "memory_from_outside",
+        "memory_garbage",
+        "memory_twice",
+        "memory_and_a_call_in_it",
+        "memory_and_the_network",
+        "memory_and_the_end",
+    ],
+)
+def test_a_worker_answers_no_order_but_its_own_and_as_it_is_to_be_answered(
+    plan: Any, lie: str
+) -> None:
+    async def main() -> None:
+        plan(lie, "honest")
+        async with one_worker() as (driver, module):
+            found: list[object] = []
+            lends = lending_memory(module, found)
+            outcome = await call(driver, lends)
+            assert isinstance(outcome.error, ProtocolViolation)
+            assert [each for each in found if isinstance(each, bytes)] in ([], [bytes(8)])
+            assert lie == "memory_twice" or bytes(8) not in found
+            await check_service(driver, lends)
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("timeout", "wall_time", "error"),
+    [(0.2, 30.0, HostFunctionError), (9.0, 0.2, DeadlineExceeded)],
+)
+def test_a_worker_that_carries_out_nothing_is_killed_in_time(
+    plan: Any, timeout: float, wall_time: float, error: type[Exception]
+) -> None:
+    async def main() -> None:
+        plan("memory_silence", "honest")
+        async with one_worker(limits=Limits(wall_time=wall_time)) as (driver, module):
+            found: list[object] = []
+            lends = lending_memory(module, found, timeout)
+            outcome = await call(driver, lends)
+            assert isinstance(outcome.error, error)
+            assert len(driver.deaths) == len(found) == 1
+            assert isinstance(found[0], trio.Cancelled)
+            await check_service(driver, lends)
+
+    run(main)
+
+
+def test_a_worker_that_keeps_the_rules_carries_out_an_order(plan: Any) -> None:
+    async def main() -> None:
+        plan("memory_honest")
+        async with one_worker() as (driver, module):
+            found: list[object] = []
+            outcome = await call(driver, lending_memory(module, found))
+            assert (i64(outcome), found) == (65536, [b"eight of"])
             assert outcome.receipt.host_calls == 1
 
     run(main)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .children import Child, ChildCounts, ChildStatus
     from .function import Function
     from .future import CallFuture
+    from .guest_memory import AsyncGuestMemory, GuestMemory
     from .imports import HostFunction
     from .instance import Instance
     from .module import Module
@@ -96,6 +97,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ArgumentOutOfRange",
+    "AsyncGuestMemory",
     "AuditLog",
     "BadResult",
     "CallFuture",
@@ -125,6 +127,7 @@ __all__ = [
     "GuestError",
     "GuestExit",
     "GuestInput",
+    "GuestMemory",
     "GuestOutput",
     "HostFunction",
     "HostFunctionError",
@@ -205,6 +208,7 @@ _PLACES = {
     "children": ("Child", "ChildCounts", "ChildStatus"),
     "function": ("Function",),
     "future": ("CallFuture",),
+    "guest_memory": ("AsyncGuestMemory", "GuestMemory"),
     "imports": ("HostFunction",),
     "instance": ("Instance",),
     "module": ("Module",),

@@ -3,12 +3,14 @@ by its WIT world."""
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 from .granting import without_grants
+from .guest_memory import memory_asked
 from .import_names import DROP, Bindings, match, shown
 from .imports import Given, HostFunction, Runner, bind, pickled
 from .object_handles import object_handle
@@ -174,6 +176,14 @@ def _check_arity(
         known = inspect.signature(function)
     except (TypeError, ValueError):
         return  # built in: nothing is known of it
+    with contextlib.suppress(Exception):  # of whatever annotations say: they mean little here
+        known = inspect.signature(function, eval_str=True)
+    if memory_asked(known) is not None:
+        raise SignatureMismatch(
+            f"the host function for {shown(name)} asks for its guest's memory: components have "
+            "none to give",
+            "it gets values of WIT",
+        )
     try:
         known.bind(*signature.params)
     except TypeError as error:

@@ -1,10 +1,11 @@
-"""How a host function gets the custom capabilities of the call that calls it: as its parameter
-``grants``. They go beside the arguments, because a coroutine may run in another context."""
+"""What a host function gets by keyword: the custom capabilities of the call that calls it, as its
+parameter ``grants``, and the memory of its guest, as ``memory``. They go beside the arguments,
+because a coroutine may run in another context."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -19,9 +20,9 @@ Call = Callable[[bytes, bytes], Awaitable[tuple[bytes, bytes]]]
 
 
 class _Slots(bytes):
-    """The slots of arguments, and what the call was granted."""
+    """The slots of arguments, and what the function gets beside them."""
 
-    grants = Grants()
+    keywords: dict[str, Any]
 
 
 def check_takes_grants(function: Callable[..., Any], needs: Needs) -> None:
@@ -47,28 +48,25 @@ def without_grants(function: Callable[..., Any], needs: Needs) -> Callable[..., 
     return partial(function, grants=Grants()) if needs else function
 
 
-def with_grants(call: Call) -> Call:
-    """``HostImport.call`` of a function that needs some."""
+def with_keywords(call: Call, makers: Mapping[str, Callable[[], object]]) -> Call:
+    """``HostImport.call`` of a function that gets these keywords, each made when it is called."""
 
     async def wrapped(slots: bytes, data: bytes) -> tuple[bytes, bytes]:
         beside = _Slots(slots)
-        beside.grants = granted(serving.get())
+        beside.keywords = {name: make() for name, make in makers.items()}
         return await call(beside, data)
 
-    return wrapped
+    return wrapped if makers else call
 
 
-def keywords(needs: Needs) -> Callable[[bytes], dict[str, Any]]:
-    """What the function gets beside its arguments, by their slots."""
+def keywords(slots: bytes) -> dict[str, Any]:
+    """What the function gets beside its arguments."""
+    return slots.keywords if isinstance(slots, _Slots) else {}
 
-    def none(_: bytes) -> dict[str, Any]:
-        return {}
 
-    def grants(slots: bytes) -> dict[str, Any]:
-        assert isinstance(slots, _Slots)
-        return {"grants": slots.grants}
-
-    return grants if needs else none
+def own_grants() -> Grants:
+    """Those of the call whose guest calls."""
+    return granted(serving.get())
 
 
 def check_options(options: Options, handle: ModuleHandle) -> None:

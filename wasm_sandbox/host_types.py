@@ -2,7 +2,7 @@
 
 A parameter annotated ``str``, ``bytes``, ``dict``, ``list`` (also as ``dict[str, int]``), a
 dataclass, a ``msgspec.Struct`` or a ``TypedDict`` takes two of the guest's, a pointer and a length;
-any other takes one number. No I/O.
+any other takes one number. The keyword ``memory`` is the guest's memory. No I/O.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from .guest_memory import Pointer, WantsMemory, memory_asked
 from .protocol.description import ExternMemory, FunctionType, ModuleDescription
 from .protocol.errors import MissingExport, SignatureMismatch
 from .protocol.messages import LentFunction
@@ -73,7 +74,9 @@ class HostCodec:
         signature = self._signature(function)
         self._arguments: list[_Argument] | None = None
         self._returns: Any = _EMPTY
+        self.memory: WantsMemory | None = None
         if signature is not None:
+            self.memory = self._wanted(signature)
             self._arguments = list(self._plan(signature))
             self._returns = self._plain_type(signature.return_annotation)
         self._plain = self._arguments is None or all(
@@ -145,11 +148,19 @@ class HostCodec:
         except Exception as error:  # of whatever they say
             raise self._mismatch(f"its annotations cannot be evaluated: {error!r}") from error
 
+    def _wanted(self, signature: inspect.Signature) -> WantsMemory | None:
+        kind = memory_asked(signature)
+        if kind is None:
+            return None
+        self._check_memory()
+        return WantsMemory(kind, self._pointer, self._allocates)
+
     def _plan(self, signature: inspect.Signature) -> Iterator[_Argument]:
         params, at = self._type.params, 0
         for parameter in signature.parameters.values():
             if parameter.kind not in (*_POSITIONAL, _VARIADIC):
-                if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is _EMPTY:
+                required = parameter.kind is parameter.KEYWORD_ONLY and parameter.default is _EMPTY
+                if required and (parameter.name != "memory" or self.memory is None):
                     raise self._mismatch(f"{parameter.name} is given by keyword only")
                 continue
             many = parameter.kind is _VARIADIC
@@ -247,9 +258,14 @@ class HostCodec:
                 raise self._mismatch("it is declared to return a tuple of other types")
 
     @property
-    def _pointer(self) -> str:
+    def _pointer(self) -> Pointer:
         memory = self._memory()
         return "i64" if memory is not None and memory.type.is_64 else "i32"
+
+    @property
+    def _allocates(self) -> bool:
+        alloc = FunctionType((self._pointer,), (self._pointer,))
+        return self._description.function("alloc") == alloc
 
     def _memory(self) -> ExternMemory | None:
         for export in self._description.exports:
@@ -259,12 +275,11 @@ class HostCodec:
 
     def _check_memory(self, *also: str) -> None:
         missing = ["memory"] if self._memory() is None else []
-        alloc = FunctionType((self._pointer,), (self._pointer,))
-        if also and self._description.function("alloc") != alloc:
+        if also and not self._allocates:
             missing += also
         if missing:
             raise MissingExport(
-                f"{self.name} takes or gives a buffer, and the module does not export "
+                f"{self.name} needs the guest's memory, and the module does not export "
                 f"{' and '.join(missing)}",
                 "see the buffer convention in docs/host-functions.md",
             )

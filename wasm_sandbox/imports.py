@@ -6,10 +6,12 @@ import dataclasses
 import difflib
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
-from .granting import check_takes_grants, keywords, with_grants, without_grants
+from .granting import check_takes_grants, keywords, own_grants, with_keywords, without_grants
+from .guest_memory import WantsMemory
 from .host_types import HostCodec
 from .protocol.description import ExternFunction, FunctionType, Import, ModuleDescription
 from .protocol.errors import (
@@ -22,7 +24,7 @@ from .protocol.fields import check_kind
 from .protocol.grants import Need, Needs
 from .protocol.limits import check_number
 from .protocol.messages import LentFunction
-from .supervisor.imports import HostImport, Raised
+from .supervisor.imports import HostImport, Raised, reaching
 from .supervisor.rate import Rate
 from .supervisor.requests import ModuleHandle
 
@@ -100,6 +102,7 @@ MAX_HELPERS = 1 << 18
 Name = tuple[str, str]
 """Module and name of an import."""
 Answer = tuple[bytes, bytes]
+T = TypeVar("T")
 Work = Callable[[bytes, bytes], Answer]
 
 
@@ -116,12 +119,21 @@ class Runner(Protocol):
         """Await ``work`` in its event loop."""
         ...
 
+    async def wait(self, future: Future[T]) -> T:
+        """In that loop: until ``future`` is done."""
+        ...
+
 
 class AnyCodec(Protocol):
     """Between an import and its function."""
 
     name: str
     shape: LentFunction
+
+    @property
+    def memory(self) -> WantsMemory | None:
+        """What the function wants beside its arguments."""
+        ...
 
     def unpack(self, slots: bytes, data: bytes) -> list[Any] | tuple[Any, ...]:
         """The arguments."""
@@ -218,7 +230,7 @@ def link_core(given: Given, handle: ModuleHandle, runner: Runner) -> ModuleHandl
         MissingImport: it imports something that is not given.
         ConfigurationError: something is given that it does not import, or cannot be pickled.
         SignatureMismatch: a function that does not fit its import.
-        MissingExport: a function takes buffers, and the module lacks what that needs.
+        MissingExport: a function takes buffers or the memory, and the module lacks what that needs.
     """
     description, functions = handle.description, given.functions
     for name in sorted(given.bare):
@@ -235,7 +247,7 @@ def link_core(given: Given, handle: ModuleHandle, runner: Runner) -> ModuleHandl
     }
     there = tuple(codecs[name].shape for name in given.there)
     for shape in there:
-        if shape.buffers or shape.result:
+        if shape.buffers or shape.result or codecs[shape.module, shape.name].memory:
             raise SignatureMismatch(
                 f"{shape.module}.{shape.name} runs in the worker, where only numbers are passed",
                 "give it in imports=",
@@ -303,19 +315,27 @@ def pickled(functions: Mapping[Name, Callable[..., Any]]) -> bytes:
 
 
 def bind(codec: AnyCodec, function: HostFunction, runner: Runner) -> HostImport:
-    """An import of a module's, bound to a function."""
-    wanted, more = function.function, keywords(function.needs)
+    """An import of a module's, bound to a function.
+
+    Raises:
+        ConfigurationError, SignatureMismatch: it asks for its guest's memory and could not use it.
+    """
+    wanted, memory = function.function, codec.memory
+    makers: dict[str, Callable[[], object]] = {"grants": own_grants} if function.needs else {}
+    if memory is not None:
+        memory.check(codec.name, is_async=function.is_async, direct=function.direct)
+        makers["memory"] = lambda: memory.make(reaching.get(), runner.wait)
     if function.is_async:
 
         async def wait(slots: bytes, data: bytes) -> Answer:
-            return codec.pack(await wanted(*codec.unpack(slots, data), **more(slots)))
+            return codec.pack(await wanted(*codec.unpack(slots, data), **keywords(slots)))
 
         call = runner.coroutine(wait)
     else:
 
         def work(slots: bytes, data: bytes) -> Answer:
             try:
-                value = wanted(*codec.unpack(slots, data), **more(slots))
+                value = wanted(*codec.unpack(slots, data), **keywords(slots))
             except StopIteration as error:
                 raise Raised from error
             if inspect.iscoroutine(value):
@@ -331,7 +351,8 @@ def bind(codec: AnyCodec, function: HostFunction, runner: Runner) -> HostImport:
         timeout=TIMEOUT if function.timeout is None else function.timeout,
         rate=Rate(function.rate),
         needs=dict(function.needs),
-        call=with_grants(call) if function.needs else call,
+        memory=memory is not None,
+        call=with_keywords(call, makers),
     )
 
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import trio
 
-from .imports import Answer, Work
+from .imports import Answer, T, Work
 
 if TYPE_CHECKING:
     import asyncio
@@ -83,6 +84,13 @@ class TrioRunner(ThreadRunner):
 
         return call
 
+    async def wait(self, future: Future[T]) -> T:
+        """In a task of the run: until ``future`` is done."""
+        token, over = trio.lowlevel.current_trio_token(), trio.Event()
+        future.add_done_callback(lambda _: token.run_sync_soon(over.set))
+        await over.wait()
+        return future.result()
+
 
 class AsyncioRunner(ThreadRunner):
     """For ``Pool``: coroutines run in the asyncio loop that was running where their module was
@@ -135,6 +143,12 @@ class AsyncioRunner(ThreadRunner):
             return answer
 
         return call
+
+    async def wait(self, future: Future[T]) -> T:
+        """In a task of the loop: until ``future`` is done."""
+        import asyncio
+
+        return await asyncio.wrap_future(future)
 
     def close(self) -> None:
         """End the pool's own loop and what runs in it; one that a coroutine blocks is left so."""

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import msgspec
 
+from .guest_memory import WantsMemory
 from .protocol.description import FunctionType
 from .protocol.errors import ArgumentOutOfRange, SignatureMismatch
 from .protocol.messages import LentFunction
@@ -38,6 +39,7 @@ class HostWitCodec:
     ) -> None:
         self.name = f"{interface}#{name}" if interface else name
         self.shape = LentFunction(interface, name, _NO_TYPE, component=True)
+        self.memory: WantsMemory | None = None  # a component has none that could be given
         self._params = params
         self._result = result
         self._text = text

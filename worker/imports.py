@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from ..protocol.host_calls import IMPORT, ImportCall, encode
+from ..protocol.host_calls import IMPORT, ImportCall, MemoryAnswer, MemoryOrder, encode
 from ..protocol.messages import SLOT, LentFunction
 from .engines.interface import ComponentFunction, GuestMemory, GuestTrap, HostFunction
 from .helpers import Helpers, component_helper, helper
@@ -24,14 +24,12 @@ class GuestImports:
 
     def __init__(self) -> None:
         self._transfer: Transfer | None = None
-        self._allocating = False
         self.helpers: Helpers = {}
         """What runs in this worker instead of the caller's process."""
 
     def begin(self, transfer: Transfer) -> None:
         """Make ready for the next call."""
         self._transfer = transfer
-        self._allocating = False
 
     def functions(self, lent: Iterable[LentFunction]) -> tuple[HostFunction, ...]:
         """What one module may import.
@@ -78,13 +76,12 @@ class GuestImports:
     def _call(self, function: LentFunction, memory: GuestMemory, slots: bytes) -> bytes:
         transfer = self._transfer
         assert transfer is not None
-        if self._allocating:  # it could go on for ever, deeper and deeper
-            raise _bad(function, "was called by alloc, while it wrote a result")
         results, data = transfer.ask(
             IMPORT,
             encode(ImportCall(function.number, slots)),
             self._arguments(function, memory, slots, transfer.room),
             transfer.room if function.result else 0,
+            partial(self._obey, function, memory),
         )
         return self._give(function, memory, bytes(data)) if function.result else results
 
@@ -105,17 +102,36 @@ class GuestImports:
             views.append(view)
         return views[0] if len(views) == 1 else memoryview(b"".join(views))
 
+    def _obey(
+        self, function: LentFunction, memory: GuestMemory, order: MemoryOrder, data: memoryview
+    ) -> tuple[bytes, memoryview | None]:
+        if order.what == "allocate":
+            start, _ = self._allocate(function, memory, order.size, order.pointer)
+            return encode(MemoryAnswer(memory.size, address=start)), None
+        view = memory.view(order.start, order.size)
+        if view is not None and order.what == "write":
+            view[:] = data
+        answer = MemoryAnswer(memory.size, view is not None)
+        return encode(answer), view if order.what == "read" else None
+
     def _give(self, function: LentFunction, memory: GuestMemory, data: bytes) -> bytes:
-        self._allocating = True
-        start = memory.allocate(len(data), function.pointer)
-        self._allocating = False
-        view = memory.view(start, len(data))
-        if view is None or (data and not start):
-            raise _bad(function, f"got {start} from alloc({len(data)})")
+        start, view = self._allocate(function, memory, len(data), function.pointer)
         view[:] = data
         if function.result == "packed":
             return (start << 32 | len(data)).to_bytes(SLOT, "little")
         return start.to_bytes(SLOT, "little") + len(data).to_bytes(SLOT, "little")
+
+    def _allocate(
+        self, function: LentFunction, memory: GuestMemory, size: int, pointer: str
+    ) -> tuple[int, memoryview]:
+        assert self._transfer is not None
+        self._transfer.allocating = True
+        start = memory.allocate(size, pointer)
+        self._transfer.allocating = False
+        view = memory.view(start, size)
+        if view is None or (size and not start):
+            raise _bad(function, f"got {start} from alloc({size})")
+        return start, view
 
 
 def _outside(function: LentFunction, start: int, size: int) -> str:

@@ -3,7 +3,10 @@ large."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..protocol import arena
+from ..protocol.host_calls import MEMORY, MemoryOrder
 from ..protocol.messages import (
     INLINE,
     BufferArgument,
@@ -23,6 +26,9 @@ from .outlets import Outlets
 
 STDIN = -1
 RESULT = 0
+Obey = Callable[[MemoryOrder, memoryview], tuple[bytes, memoryview | None]]
+"""Carries out an order, which has this data beside it; gives the encoded ``MemoryAnswer`` and what
+was read."""
 
 
 class Transfer:
@@ -47,6 +53,8 @@ class Transfer:
         self.wanted = 0
         """What the guest had written, with what was refused first."""
         self.data: bytes | None = None
+        self.allocating = False
+        """Whether the guest runs only to make room for what a host function gives."""
 
     def fill(self, number: int, buffer: BufferArgument, target: memoryview) -> None:
         """Bring the bytes of an argument (or of stdin) into ``target``, which has its size."""
@@ -121,20 +129,39 @@ class Transfer:
         return self._half
 
     def ask(
-        self, function: str, arguments: bytes, data: memoryview | None = None, room: int = 0
+        self,
+        function: str,
+        arguments: bytes,
+        data: memoryview | None = None,
+        room: int = 0,
+        obey: Obey | None = None,
     ) -> tuple[bytes, memoryview]:
         """Have the supervisor's side do something, and wait for it.
 
         Args:
             function: what. arguments: in its own encoding.
             data: at most ``self.room`` bytes. room: how many may come back.
+            obey: carries out what that side orders before it answers.
 
         Returns:
             (results, data); the data is to be copied before anything else crosses.
 
         Raises:
-            GuestTrap: the guest must not go on, because the call is being stopped.
+            GuestTrap: the guest must not go on, because the call is being stopped, or because
+                ``alloc`` asks, which could go on for ever, deeper and deeper.
         """
+        if self.allocating:
+            raise GuestTrap("bad_argument", "alloc called a host function, while it made room")
+        answer, back = self._ask(function, arguments, data, room)
+        while answer.order is not None:
+            assert obey is not None
+            arguments, data = obey(answer.order, back)
+            answer, back = self._ask(MEMORY, arguments, data, room)
+        return answer.results, back
+
+    def _ask(
+        self, function: str, arguments: bytes, data: memoryview | None, room: int
+    ) -> tuple[HostReturned, memoryview]:
         inline, length = None, 0
         if data is not None and len(data) <= INLINE:
             inline = bytes(data)
@@ -148,8 +175,8 @@ class Transfer:
             raise GuestTrap(answer.failure.code, answer.failure.message)
         assert isinstance(answer, HostReturned)
         if answer.data is not None:
-            return answer.results, memoryview(answer.data)
-        return answer.results, self._inward[: answer.length]
+            return answer, memoryview(answer.data)
+        return answer, self._inward[: answer.length]
 
     def limit_failure(self) -> Failure:
         """What the caller is told when the output was too much."""

@@ -262,6 +262,11 @@ NO_WASI = Wasi()
 class GuestMemory(Protocol):
     """The memory of the guest that called a host function: its export ``memory``."""
 
+    @property
+    def size(self) -> int:
+        """Bytes that it has now; 0 where there is none."""
+        ...
+
     def view(self, start: int, size: int) -> memoryview | None:
         """A writable view, valid until the guest runs again; ``None`` where it is not inside."""
         ...

@@ -27,6 +27,12 @@ class CallerMemory:
         self._caller = caller
         self._alloc = alloc
 
+    @property
+    def size(self) -> int:
+        """Bytes that it has now."""
+        memory = self._shared.host.memory_of(self._caller)
+        return 0 if memory is None else memory[1]
+
     def view(self, start: int, size: int) -> memoryview | None:
         """A writable view, or ``None`` where it is not inside."""
         return self._shared.host.target(self._caller, start, size)

@@ -487,6 +487,12 @@ class _CallerMemory:
         self._caller = caller
         self._alloc = alloc
 
+    @property
+    def size(self) -> int:
+        """Bytes that it has now."""
+        memory = self._caller.get("memory")
+        return memory.data_len(self._caller) if isinstance(memory, wasmtime.Memory) else 0
+
     def view(self, start: int, size: int) -> memoryview | None:
         """A writable view, or ``None`` where it is not inside."""
         memory = self._caller.get("memory")

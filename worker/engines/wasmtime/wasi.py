@@ -182,15 +182,23 @@ class Host:
 
     def target(self, caller: int, start: int, size: int) -> memoryview | None:
         """A writable view of the calling guest's memory, or ``None`` where it is not inside."""
+        memory = self.memory_of(caller)
+        if memory is None or start + size > memory[1]:
+            return None
+        return view_memory(memory[0] + start, size)
+
+    def memory_of(self, caller: int) -> tuple[int, int] | None:
+        """(address, bytes) of the calling guest's memory; ``None`` where it exports none."""
         extern = Extern()
         found = self._library.caller_export_get(caller, b"memory", 6, ctypes.addressof(extern))
         if not found or extern.kind != EXTERN_MEMORY:
             return None
         context = self._library.caller_context(caller)
         memory = ctypes.addressof(extern) + Extern.of.offset
-        if start + size > self._library.memory_size(context, memory):
-            return None
-        return view_memory(self._library.memory_data(context, memory) + start, size)
+        return (
+            self._library.memory_data(context, memory),
+            self._library.memory_size(context, memory),
+        )
 
     # --- set-up ----------------------------------------------------------------------------------
 
