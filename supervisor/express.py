@@ -120,11 +120,11 @@ class Loan:
         "_answers",
         "_ear",
         "_home",
+        "_listening",
         "_lock",
         "_looked_at",
         "_open",
         "_outcome",
-        "_patience",
         "_poll",
         "_record",
         "_sent",
@@ -160,8 +160,8 @@ class Loan:
         """Whether the ear may be shut."""
         self._record: CallRecord | None = None
         self._sent = 0.0
-        self._patience = 0.0
-        """Until when a thread listens, if one does."""
+        self._listening = False
+        """Whether a thread listens."""
         self._taken = bytearray()
         self._outcome: Outcome | None = None
         self._looked_at = 0
@@ -205,12 +205,12 @@ class Loan:
         if ear is None or poll is None:
             return None
         with self._lock:
-            if not self._open or self._record is not record or self._patience:
+            if not self._open or self._record is not record or self._listening:
                 return None
             if self.answered >= self._answers or record.submitted >= self._until:
                 self._hear()
                 return None
-            self._patience = time.perf_counter() + seconds
+            self._listening = True
             # Here, where it cannot be closed. What was closed may be somebody else's by now.
             ear.calm()
             if not self._shut:
@@ -221,7 +221,7 @@ class Loan:
             poll.poll(seconds * 1000)
         finally:
             with self._lock:
-                self._patience = 0.0
+                self._listening = False
                 if self._open:
                     outcome = self.take(ear.channel, record)
                     if outcome is None:
@@ -231,7 +231,7 @@ class Loan:
     def leave(self, record: CallRecord) -> None:
         """Nobody is going to listen for the answer to ``record``: it is the trio thread's."""
         with self._lock:
-            if self._open and self._record is record and not self._patience:
+            if self._open and self._record is record and not self._listening:
                 self._hear()
 
     def _hear(self) -> None:
@@ -301,7 +301,7 @@ class Loan:
         with self._lock:
             self._open = False
             self._hear()
-            if self._patience and self._ear is not None:
+            if self._listening and self._ear is not None:
                 self._ear.nudge()
             record = self._record
             if record is None:

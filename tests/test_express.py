@@ -254,7 +254,7 @@ def test_who_listens_looks_up_when_the_call_is_taken_over(lent: Lent) -> None:
     heard: list[Outcome | None] = []
     thread = threading.Thread(target=lambda: heard.append(lent.loan.listen(record, LONG)))
     thread.start()
-    until(lambda: lent.loan._patience > 0)
+    until(lambda: lent.loan._listening)
     assert lent.loan.listen(record, LONG) is None, "one at a time"
     assert lent.loan.end()[0] is record
     thread.join(LONG)
@@ -268,7 +268,7 @@ def test_who_listened_touches_no_descriptor_once_they_may_be_somebody_elses(lent
     record = lent.call()
     thread = threading.Thread(target=lent.loan.listen, args=(record, LONG))
     thread.start()
-    until(lambda: lent.loan._patience > 0)
+    until(lambda: lent.loan._listening)
     with lent.loan._lock:  # the thread that listens comes no further
         lent.ear.nudge()
         lent.loan._open = False
