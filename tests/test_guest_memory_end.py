@@ -118,6 +118,7 @@ def spins(pool: Pool, spinning: Spinning, kind: str, **bounds: Any) -> Module:
 def test_deadlines_hold_while_the_guest_makes_room(
     pool: Pool, spinning: Spinning, kind: str
 ) -> None:
+    check_service(pool)  # by now there is one
     workers = [worker.pid for worker in pool.workers()]
     call = spins(pool, spinning, kind)["call"].options(limits=Limits(wall_time=0.2))
     with pytest.raises(DeadlineExceeded):
