@@ -187,10 +187,10 @@ class Loan:
             data = encode(order(record, record.number, module))
             if len(data) > SMALL:
                 return False
-            self._sent = time.perf_counter()
-            self._record = record
             if record.request.asks:
                 self._hear()
+            self._sent = time.perf_counter()
+            self._record = record  # and at once, before an interruption, it is sent
             # If it is dead, or about to be, its burial gives the call to another.
             try:  # noqa: SIM105 (a microsecond)
                 os.write(worker.wires.channel, data)

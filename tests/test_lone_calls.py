@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -12,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed, wait
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -445,6 +448,39 @@ def test_a_wait_that_is_interrupted_loses_nothing(
         until(interrupt_one)
         until(lambda: "0 calls" in repr(pool))
         assert spin(3) == 3
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_a_submission_that_is_interrupted_leaves_nothing_half_done(cache: Path, asks: bool) -> None:
+    left = 0
+
+    def interrupt(_: FrameType, event: str, __: object) -> None:
+        nonlocal left
+        if event in ("call", "c_return"):  # where a signal's handler may run
+            left -= 1
+            if not left:
+                sys.setprofile(None)
+                raise Interruption
+
+    imports: dict[str, dict[str, Callable[[], None]]] = {"env": {"ask": lambda: None}}
+    with nothing_left(), Pool(1, cache_dir=cache) as pool:
+        spin = pool.load(STATE.encode())["spin"]
+        run = pool.load(ASKING.encode(), imports=imports)["run"]
+        arguments = (run,) if asks else (spin, 3)
+        for point in itertools.count(1):
+            for _ in range(3):
+                pool.submit(*arguments).result(timeout=30)
+            left = point
+            sys.setprofile(interrupt)
+            try:
+                pool.submit(*arguments)
+                break
+            except Interruption:
+                pass
+            finally:
+                sys.setprofile(None)
+            until(lambda: "0 calls" in repr(pool))
+        assert point > 30
 
 
 def test_a_forked_child_takes_no_answer_away(cache: Path, heard: list[bool]) -> None:

@@ -153,10 +153,14 @@ class CoreThread:
             if self._closed and not (desk is not None and desk.first and self._bell >= 0):
                 raise self._closed_error()
             alone = self._submitted == self._finished + self._heard
+            sent = alone and self._express(future)
+            # Counted at once with where it is from now on: an interruption is before both or after.
             self._submitted += 1
             if desk is not None:
                 desk.submitted += 1
-            if not (alone and self._express(future)):
+            if sent:
+                self._live.add(future)
+            else:
                 self._inbox.append(future)
                 if not self._awake:
                     self._wake()
@@ -166,13 +170,7 @@ class CoreThread:
         core, request = self._core, future.request
         if core is None or request is None or request.on_output is not None or self.is_current:
             return False
-        if future.desk is not None:
-            return False
-        self._live.add(future)
-        if not self._lone.send(core, future):
-            self._live.discard(future)
-            return False
-        return True
+        return future.desk is None and self._lone.send(core, future)
 
     def _heard_of(self, future: CallFuture, outcome: Outcome) -> None:
         """A lone call is over, in whatever thread, perhaps not for the first time."""
