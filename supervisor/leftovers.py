@@ -49,10 +49,10 @@ class Leftovers:
         self._waiting[tenant] += len(left)
 
         async def drop() -> None:
-            held.set(Turn(objects))
             try:
                 failures: list[Failure] = []
                 for number, function in left:
+                    held.set(Turn(objects))
                     failures += await self._drop(number, function)
                     self._dropped(tenant)
                 _report(failures)

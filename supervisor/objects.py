@@ -45,12 +45,10 @@ class _Thing(NamedTuple):
 
 class Objects:
     """What one instance has handles to. Host functions put things in and take them out, one
-    function at a time; from one that was given up, and goes on in its thread, nothing is taken."""
+    function at a time; one that was given up, and goes on in its thread, does neither."""
 
     def __init__(self) -> None:
         self._things: dict[int, _Thing] = {}
-        self._moving: dict[int, _Thing] = {}
-        """What the values that are being read give away."""
         self._lock = threading.Lock()
         """Around what also a function may do that was given up."""
         self._closed = False
@@ -102,27 +100,18 @@ class Objects:
             raise BadArgument(f"the guest has no resource {kind.name} of that number")
         return found.thing
 
-    def take(self, kind: ResourceKind, number: object) -> object:
-        """What it gives away; ``settle`` or ``restore`` must follow.
+    def is_lent(self, number: int) -> bool:
+        """Whether it was only lent that thing."""
+        return self._things[number].lent
 
-        Raises:
-            BadArgument: it has no such thing, or was lent it.
-        """
-        thing = self.get(kind, number)
-        assert isinstance(number, int)
-        if self._things[number].lent:
-            raise BadArgument(f"the guest was only lent that resource {kind.name}")
-        self._moving[number] = self._things.pop(number)
-        return thing
-
-    def settle(self) -> None:
-        """What was taken is taken."""
-        self._moving.clear()
-
-    def restore(self) -> None:
-        """What was taken is the instance's again: the call cannot be made."""
-        self._things.update(self._moving)
-        self._moving.clear()
+    def give(self, numbers: set[int], wanted: Callable[[], bool]) -> bool:
+        """Give these away, if all are there and ``wanted`` at that moment; whether they were."""
+        with self._lock:
+            if not wanted() or not numbers <= self._things.keys():
+                return False
+            for number in numbers:
+                del self._things[number]
+            return True
 
     def close(self) -> list[tuple[int, HostImport]]:
         """The instance has ended: what it has left that needs to be dropped."""
@@ -140,10 +129,12 @@ class Objects:
 
 
 class Turn:
-    """One function's turn at what an instance has: what it adds can be taken back as a whole."""
+    """One function's turn at what an instance has: it takes all that its arguments give, or
+    nothing, and what it adds can be taken back as a whole."""
 
     def __init__(self, objects: Objects) -> None:
-        self.objects = objects
+        self._objects = objects
+        self._taken: set[int] = set()
         self._added: list[int] = []
         self._undone = False
 
@@ -153,17 +144,50 @@ class Turn:
         Raises:
             BadArgument: it has too many, or is no longer there, or the function was given up.
         """
-        number = self.objects.add(kind, thing, lent=lent)
+        number = self._objects.add(kind, thing, lent=lent)
         self._added.append(number)
         if self._undone:  # looked at last: ``undo`` may come from another thread at any time
             self.undo()
             raise BadArgument("the function was given up")
         return number
 
+    def get(self, kind: ResourceKind, number: object) -> object:
+        """What the instance lends.
+
+        Raises:
+            BadArgument: it has no such thing, or has given it away.
+        """
+        thing = self._objects.get(kind, number)
+        if number in self._taken:
+            raise BadArgument(f"the guest has given away that resource {kind.name}")
+        return thing
+
+    def take(self, kind: ResourceKind, number: object) -> object:
+        """What the instance gives away, once ``settle`` is called.
+
+        Raises:
+            BadArgument: it has no such thing, or was lent it.
+        """
+        thing = self.get(kind, number)
+        assert isinstance(number, int)
+        if self._objects.is_lent(number):
+            raise BadArgument(f"the guest was only lent that resource {kind.name}")
+        self._taken.add(number)
+        return thing
+
+    def settle(self) -> None:
+        """What was taken is taken.
+
+        Raises:
+            BadArgument: the function was given up, or the instance has ended: nothing is.
+        """
+        if not self._objects.give(self._taken, lambda: not self._undone):
+            raise BadArgument("the function was given up")
+
     def undo(self) -> None:
         """The instance gets no answer: nothing that the function has added, or adds yet."""
         self._undone = True
-        self.objects.remove(tuple(self._added))
+        self._objects.remove(tuple(self._added))
 
 
 held: ContextVar[Turn] = ContextVar("held")
@@ -175,12 +199,13 @@ class Luggage:
     """What a call brings to its guest, and takes back from it.
 
     Args:
-        unpack: makes the value of what the guest returned: of slots and data.
+        unpack: makes the value of what the guest returned, of slots and data, where things may be
+            in it; else that is left to who waits for it, and has the time.
     """
 
-    def __init__(self, unpack: Callable[[bytes, bytes | None], object]) -> None:
+    def __init__(self, unpack: Callable[[bytes, bytes | None], object] | None) -> None:
         self.brought = Objects()
-        self._unpack = unpack
+        self.unpack = unpack
         self.value: object = None
         """Of the call, once it has returned; made at once, for what the guest has left is
         dropped."""
@@ -201,20 +226,22 @@ class Luggage:
 
     def take_back(self, objects: Objects, slots: bytes, data: bytes | None) -> None:
         """The call has returned: of what the instance has, take what its value gives."""
-        with _holding(objects):
+        if self.unpack is None:
+            return
+        with _holding(objects) as turn:
             try:
-                self.value = self._unpack(slots, data)
+                self.value = self.unpack(slots, data)
             except SandboxError as error:
                 self.error = error
-                objects.restore()
             else:
-                objects.settle()
+                turn.settle()
 
 
 @contextmanager
-def _holding(objects: Objects) -> Generator[None]:
-    token = held.set(Turn(objects))
+def _holding(objects: Objects) -> Generator[Turn]:
+    turn = Turn(objects)
+    token = held.set(turn)
     try:
-        yield
+        yield turn
     finally:
         held.reset(token)

@@ -117,6 +117,22 @@ def test_what_the_guest_gives_back_is_the_same_object(carrier: Module, thing: Co
     assert thing.closed == 0
 
 
+def test_a_result_without_objects_is_read_by_who_waits_for_it(
+    carrier: Module, thing: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readers: list[int] = []
+    unpack = WitCodec.unpack
+
+    def reads(self: WitCodec, *values: Any) -> Any:
+        readers.append(threading.get_ident())
+        return unpack(self, *values)
+
+    monkeypatch.setattr(WitCodec, "unpack", reads)
+    assert carrier["look"](thing, 1) == 41
+    assert carrier["finish"](thing, 1) == 42
+    assert readers == [threading.get_ident()] * 2  # it may be large, and others wait for the pool
+
+
 def test_futures_and_maps_pass_objects(pool: Pool, carrier: Module) -> None:
     things = [Connection(size) for size in range(20)]
     futures = [pool.submit(carrier["give-back"], each) for each in things]
@@ -230,8 +246,9 @@ def test_a_worker_cannot_name_what_its_call_has_not_given() -> None:
     lent, foreign = own.add(kind, "lent", lent=True), others.add(kind, "another's")
     world = World(resources=("connection",), types=(wit.Own(0), wit.List(0)), names=("", ""))
     codec = WitCodec("f", world, Signature(result=1), {0: kind})
-    for number in (lent, foreign, 0, -1, 1 << 63, "one"):
-        luggage, given = Luggage(codec.unpack), own.add(kind, "given")
+    given = own.add(kind, "given")
+    for number in (lent, foreign, given, 0, -1, 1 << 63, 1.0, "one", [], {}, None, True):
+        luggage = Luggage(codec.unpack)
         luggage.take_back(own, b"", msgspec.msgpack.encode([given, number]))
         assert isinstance(luggage.error, BadResult)
         assert own.get(kind, given) == "given"

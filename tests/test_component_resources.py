@@ -6,9 +6,11 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
+import msgspec
 import pytest
 import trio
 from fakes import until
@@ -27,12 +29,16 @@ from wasm_sandbox import (
     SignatureMismatch,
     Trap,
 )
+from wasm_sandbox.object_handles import object_handle
+from wasm_sandbox.protocol import wit
 from wasm_sandbox.protocol.description import FunctionType
 from wasm_sandbox.protocol.messages import LentFunction
 from wasm_sandbox.supervisor import objects
 from wasm_sandbox.supervisor.imports import BadArgument, HostImport
 from wasm_sandbox.supervisor.leftovers import AT_ONCE, Leftovers
 from wasm_sandbox.supervisor.rate import Rate
+from wasm_sandbox.wit_host import HostWitCodec
+from wasm_sandbox.wit_types import WitFunction
 
 
 @pytest.fixture(scope="module")
@@ -351,6 +357,28 @@ def test_what_a_function_adds_while_it_is_given_up_is_taken_back() -> None:
     with pytest.raises(BadArgument):
         those.get(kind, number + 1)
     assert those.get(kind, kept) == "kept"
+
+
+def test_a_function_that_was_given_up_before_it_read_its_arguments_takes_nothing() -> None:
+    kind, those = objects.ResourceKind("connection"), objects.Objects()
+    number = those.add(kind, "given")
+    owned = object_handle(kind, wit.Own(0))
+    codec = HostWitCodec("docs:db/api", "merge", [owned], None, WitFunction(()))
+    data = msgspec.msgpack.encode([number])
+    turn = objects.Turn(those)
+
+    def unpack() -> list[Any]:
+        objects.held.set(turn)
+        return codec.unpack(b"", data)
+
+    turn.undo()
+    with pytest.raises(BadArgument, match="given up"):
+        copy_context().run(unpack)
+    assert those.get(kind, number) == "given"
+    turn = objects.Turn(those)
+    assert copy_context().run(unpack) == ["given"]
+    with pytest.raises(BadArgument):
+        those.get(kind, number)
 
 
 def test_what_guests_have_left_takes_few_threads_and_turns() -> None:

@@ -53,7 +53,7 @@ def build_request(function: Function, args: tuple[Any, ...], *, waits: bool = Fa
     if function.is_command:
         return function.draft(command=_command(function, args), parent=parent)
     if isinstance(codec, WitCodec) and codec.passes_objects:
-        luggage = Luggage(codec.unpack)
+        luggage = Luggage(codec.unpack if codec.gives_objects else None)
         slots, buffers = luggage.pack(partial(codec.pack, args))
         return function.draft(slots=slots, buffers=buffers, parent=parent, luggage=luggage)
     slots, buffers = codec.pack(args)
@@ -203,7 +203,7 @@ def conclude(
     if error is None and outcome.filled is not None:
         return outcome.filled, None
     luggage = request.luggage
-    if error is None and luggage is not None:
+    if error is None and luggage is not None and luggage.unpack is not None:
         if luggage.error is None:
             return luggage.value, None
         error = luggage.error

@@ -13,7 +13,7 @@ from .granting import without_grants
 from .guest_memory import memory_asked
 from .import_names import DROP, Bindings, match, shown
 from .imports import Given, HostFunction, Runner, bind, pickled
-from .object_handles import object_handle
+from .object_handles import giving, object_handle
 from .protocol import wit
 from .protocol.description import FunctionType
 from .protocol.errors import SignatureMismatch, printable
@@ -58,11 +58,7 @@ class _Linking:
             for index, resource in wanted.resources.items()
         }
         self._handles: dict[tuple[int, bool], Converter] = {}
-        self._giving: set[Ref | None] = set()
-        """Types of which a value may have an ``own``: made of earlier ones, each looked at once."""
-        for at, kind in enumerate(world.types):
-            if isinstance(kind, wit.Own) or not self._giving.isdisjoint(wit.parts(kind)):
-                self._giving.add(at)
+        self._giving = giving(world, self._kinds)
 
     def done(self, handle: ModuleHandle) -> ModuleHandle:
         """The component with all of it."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from .object_handles import object_handle
+from .object_handles import giving, object_handle
 from .protocol.errors import ArgumentOutOfRange, BadResult, SignatureMismatch
 from .protocol.messages import SLOT
 from .protocol.wit import Signature, World
@@ -51,7 +51,9 @@ class WitCodec:
         self.signature = signature
         self.passes_objects = False
         """Whether objects of the program's are among its arguments or in its result; where they
-        are, ``held`` must be set for ``pack`` and ``unpack``."""
+        are, ``held`` must be set for ``pack``."""
+        self.gives_objects = bool(provided) and signature.result in giving(world, provided)
+        """Whether some may be in its result: then ``held`` must be set for ``unpack``, too."""
 
         def handle(kind: Handle, text: str) -> Converter:
             found = provided.get(kind.resource)

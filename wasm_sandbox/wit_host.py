@@ -48,9 +48,10 @@ class HostWitCodec:
         """The arguments.
 
         Raises:
-            BadArgument: they are not of the function's type, or name what the guest does not have.
+            BadArgument: they are not of the function's type, or name what the guest does not have;
+                or the function was given up.
         """
-        objects = held.get().objects
+        turn = held.get()
         try:
             given = _decode(data)
             if type(given) is not list or len(cast("list[object]", given)) != len(self._params):
@@ -58,15 +59,10 @@ class HostWitCodec:
             wire = cast("list[object]", given)
             values = [kind.take(each) for kind, each in zip(self._params, wire, strict=True)]
         except Wrong as wrong:
-            objects.restore()
             raise BadArgument(f"an argument{wrong.path} {wrong.why}") from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            objects.restore()
             raise BadArgument(f"the arguments cannot be read: {error}") from None
-        except BadArgument:
-            objects.restore()
-            raise
-        objects.settle()
+        turn.settle()
         return values
 
     def pack(self, value: Any) -> tuple[bytes, bytes]:
