@@ -46,6 +46,8 @@ class CallRecord(msgspec.Struct, eq=False):
     sent: float = 0.0
     spoken: bool = False
     """Whether the worker has said anything that proves that the call was begun."""
+    alarm: int = 0
+    """Its number among ``Timeouts``."""
     attempts: int = 0
     losses: int = 0
     """Workers that died with this call at their head, and said that it was not begun."""

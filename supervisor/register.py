@@ -87,6 +87,7 @@ class Register:
         """A call has ended: tell of it, and take it out."""
         self._report.call_ended(record, outcome)
         del self._records[record.request]
+        self._timeouts.forget(record)
         if record.request.parent is not None:
             record.request.parent.nested.discard(record)
         for artifact in (record.artifact, record.trampoline):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import random
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import ExitStack
@@ -21,6 +23,7 @@ import guests
 import pytest
 import trio
 from cores import wait_for_a_call
+from fakes import until
 from trio.testing import MockClock
 
 from wasm_sandbox import (
@@ -353,6 +356,16 @@ def test_timeouts_of_some_calls_never_hit_another(pool: Pool) -> None:
     others = [pool.submit(work, 1000 + n) for n in range(500)]
     assert [future.result() for future in others] == [1000 + n for n in range(500)]
     assert {type(future.exception()) for future in doomed} == {DeadlineExceeded}
+
+
+def test_nothing_of_a_call_that_has_ended_is_kept_until_its_deadline(pool: Pool) -> None:
+    add = pool.load(ADD)["add"].options(timeout=3600.0)
+    with pool.instance(add.module) as instance:
+        futures = [pool.submit(add, 1, 2), instance.submit("add", 1, 2, timeout=3600.0)]
+        assert [future.result() for future in futures] == [3, 3]
+        kept = [weakref.ref(future) for future in futures]
+        del futures
+        until(lambda: gc.collect() >= 0 and not any(future() for future in kept))
 
 
 # -- processor time, without processes ------------------------------------------------------------
