@@ -49,7 +49,8 @@ class Reach:
         self._settled = trio.Event()
 
     def ask(self, order: MemoryOrder, data: bytes = b"") -> Found:
-        """Have an order carried out, in turn with others; from any thread.
+        """Have an order carried out, in turn with others, unless it is cancelled before; from any
+        thread.
 
         What is found is a ``Trap`` where the place is not in the guest's memory, and a
         ``PoolError`` where the function is over.
@@ -75,11 +76,10 @@ class Reach:
             raise ProtocolError(f"{len(data)} bytes for an order to {order.what} {order.size}")
         if self._closed:
             self._settled.set()
-        elif asked.found.set_running_or_notify_cancel():
-            if answer.inside:
-                asked.found.set_result((answer, data))
-            else:
-                asked.found.set_exception(_outside(order, answer.size))
+        elif answer.inside:
+            asked.found.set_result((answer, data))
+        else:
+            asked.found.set_exception(_outside(order, answer.size))
         self._next()
 
     def close(self) -> None:
@@ -113,13 +113,15 @@ class Reach:
             self._next()
 
     def _next(self) -> None:
-        if self._sent is None and self._waiting:
-            self._sent = asked = self._waiting.popleft()
-            self._send(asked.data, asked.order)
+        while self._sent is None and self._waiting:
+            asked = self._waiting.popleft()
+            if asked.found.set_running_or_notify_cancel():
+                self._sent = asked
+                self._send(asked.data, asked.order)
 
 
 def _refuse(asked: _Asked) -> None:
-    if asked.found.set_running_or_notify_cancel():
+    if asked.found.running() or asked.found.set_running_or_notify_cancel():
         asked.found.set_exception(
             PoolError(
                 "the call of the host function is over, and the guest's memory out of its reach",

@@ -28,10 +28,14 @@ from wasm_sandbox import (
     MissingExport,
     Module,
     Pool,
+    PoolError,
     SignatureMismatch,
     Trap,
     open_pool,
 )
+from wasm_sandbox.protocol.host_calls import MemoryAnswer, MemoryOrder
+from wasm_sandbox.runners import TrioRunner
+from wasm_sandbox.supervisor.reach import Reach
 
 pytestmark = pytest.mark.usefixtures("patience")
 
@@ -221,6 +225,27 @@ def test_tasks_of_one_function_take_turns(pool: Pool) -> None:
         return sum(await memory.read(at, 50))
 
     assert load(pool, many)["call"](1000) == sum(range(50))
+
+
+def test_what_is_cancelled_before_its_turn_is_not_done() -> None:
+    async def main() -> None:
+        sent: list[int] = []
+        reach = Reach(MOST, lambda _, order: sent.append(order.start))
+        first, second, third = [reach.ask(MemoryOrder("read", n, 1)) for n in range(3)]
+        while not sent:
+            await trio.sleep(0)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await TrioRunner(1, print).wait(second)
+        assert second.cancelled()
+        assert not first.cancel()
+        reach.answered(MemoryAnswer(PAGE), b"x")
+        assert first.result() == (MemoryAnswer(PAGE), b"x")
+        assert sent == [0, 2]
+        reach.close()
+        assert isinstance(third.exception(), PoolError)
+
+    trio.run(main)
 
 
 # -- what it refuses -------------------------------------------------------------------------------

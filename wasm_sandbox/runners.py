@@ -88,7 +88,11 @@ class TrioRunner(ThreadRunner):
         """In a task of the run: until ``future`` is done."""
         token, over = trio.lowlevel.current_trio_token(), trio.Event()
         future.add_done_callback(lambda _: token.run_sync_soon(over.set))
-        await over.wait()
+        try:
+            await over.wait()
+        except trio.Cancelled:
+            future.cancel()
+            raise
         return future.result()
 
 
