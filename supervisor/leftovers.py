@@ -36,7 +36,8 @@ class Leftovers:
         self._running = 0
         self._waiting: Counter[str | None] = Counter()
         """Things that are not dropped yet, by tenant."""
-        self._room = trio.lowlevel.ParkingLot()
+        self._full: dict[str | None, trio.lowlevel.ParkingLot] = {}
+        """Where guests wait of whose tenant too many do."""
         self._turns = trio.CapacityLimiter(AT_ONCE)
         self._idle = trio.Event()
 
@@ -69,7 +70,7 @@ class Leftovers:
     async def wait_for_room(self, tenant: str | None) -> None:
         """Until guests of a tenant may get more things."""
         while not self.has_room(tenant):
-            await self._room.park()
+            await self._full.setdefault(tenant, trio.lowlevel.ParkingLot()).park()
 
     async def wait(self) -> None:
         """Until all is dropped, or too much time has passed."""
@@ -80,8 +81,8 @@ class Leftovers:
 
     def _dropped(self, tenant: str | None) -> None:
         self._waiting[tenant] -= 1
-        if self.has_room(tenant):
-            self._room.unpark_all()
+        if tenant in self._full and self.has_room(tenant):
+            self._full.pop(tenant).unpark_all()
         if not self._waiting[tenant]:
             del self._waiting[tenant]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextvars import copy_context
 from pathlib import Path
@@ -33,7 +34,7 @@ from wasm_sandbox.object_handles import object_handle
 from wasm_sandbox.protocol import wit
 from wasm_sandbox.protocol.description import FunctionType
 from wasm_sandbox.protocol.messages import LentFunction
-from wasm_sandbox.supervisor import objects
+from wasm_sandbox.supervisor import leftovers, objects
 from wasm_sandbox.supervisor.imports import BadArgument, HostImport
 from wasm_sandbox.supervisor.leftovers import AT_ONCE, Leftovers
 from wasm_sandbox.supervisor.rate import Rate
@@ -411,6 +412,48 @@ def test_what_guests_have_left_takes_few_threads_and_turns() -> None:
             assert order.index("modest") < 30
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+def test_what_one_tenant_leaves_does_not_wake_the_guests_of_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(leftovers, "MOST", 20)
+    looks = Counter[str | None]()
+
+    class Counting(Leftovers):
+        def has_room(self, tenant: str | None) -> bool:
+            looks[tenant] += 1
+            return super().has_room(tenant)
+
+    async def main() -> None:
+        async def hangs(_slots: bytes, _data: bytes) -> tuple[bytes, bytes]:
+            await trio.sleep_forever()
+            raise AssertionError
+
+        async def closes(_slots: bytes, _data: bytes) -> tuple[bytes, bytes]:
+            closed.append(1)
+            return b"", b""
+
+        def leave(call: Any, tenant: str) -> None:
+            left = objects.Objects()
+            drop = HostImport(shape=shape, timeout=60.0, rate=Rate(1000), call=call)
+            for _ in range(20):
+                left.add(objects.ResourceKind("connection", drop), object())
+            waiting.take(left, tenant)
+
+        closed: list[int] = []
+        shape = LentFunction("docs:a/b", "drop", FunctionType((), ()), component=True)
+        async with trio.open_nursery() as nursery:
+            waiting = Counting(nursery.start_soon)
+            leave(hangs, "full")
+            nursery.start_soon(waiting.wait_for_room, "full")
+            await trio.testing.wait_all_tasks_blocked()
+            leave(closes, "other")
+            await trio.testing.wait_all_tasks_blocked()
+            assert (len(closed), looks["full"]) == (20, 1)
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
 
 
 def test_they_are_bounded(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
