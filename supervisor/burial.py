@@ -49,7 +49,7 @@ def settle_calls(
                     record.stop.certificate = certificate
                 _settle(record, record.stop, finished)
             elif record.attempts <= record.request.retries:
-                record.disconnect()
+                record.begin_again()
                 back.append(record)
             else:
                 _settle(record, certificates.to_error(certificate), finished)

@@ -229,6 +229,16 @@ class CallRecord(msgspec.Struct, eq=False):
             self.leftovers.take(self.objects, self.request.profile.tenant)
             self.objects = None
 
+    def begin_again(self) -> None:
+        """Its worker is lost, and with it what its guest had, but for what the call brings."""
+        brought, luggage = self.objects, self.request.luggage
+        if brought is None or luggage is None:
+            self.disconnect()
+        else:
+            self.objects = brought.beside(luggage.numbers)
+            self.disconnect()
+            self.objects = brought
+
     def receipt(self, usage: Usage | None, now: float) -> Receipt:
         """What the call cost; a worker's figures are bounded by what the supervisor saw itself."""
         seen = now - self.sent if self.sent else 0.0

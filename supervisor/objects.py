@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Set
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -75,6 +75,19 @@ class Objects:
             if not self._closed and len(self._things) + len(brought._things) <= MAX_OBJECTS:
                 self._things |= brought._things
                 brought._things.clear()
+
+    def beside(self, numbers: Set[int]) -> Objects:
+        """What it has beside these, in a place of its own."""
+        others = Objects()
+        with self._lock:
+            for number in self._things.keys() - numbers:
+                others._things[number] = self._things.pop(number)
+        return others
+
+    @property
+    def numbers(self) -> Set[int]:
+        """Of all that it has."""
+        return frozenset(self._things)
 
     def end_loans(self) -> None:
         """The call has ended: what it has lent is no longer there."""
@@ -205,6 +218,8 @@ class Luggage:
 
     def __init__(self, unpack: Callable[[bytes, bytes | None], object] | None) -> None:
         self.brought = Objects()
+        self.numbers: Set[int] = frozenset()
+        """Of what is brought."""
         self.unpack = unpack
         self.value: object = None
         """Of the call, once it has returned; made at once, for what the guest has left is
@@ -220,9 +235,11 @@ class Luggage:
         """
         with _holding(self.brought):
             try:
-                return pack()
+                packed = pack()
             except BadArgument as error:
                 raise SignatureMismatch(str(error)) from None
+        self.numbers = self.brought.numbers
+        return packed
 
     def take_back(self, objects: Objects, slots: bytes, data: bytes | None) -> None:
         """The call has returned: of what the instance has, take what its value gives."""

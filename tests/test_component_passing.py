@@ -227,6 +227,36 @@ def test_a_worker_that_dies_closes_what_a_call_has_given(cache: Path) -> None:
         until(lambda: thing.closed == 1)
 
 
+@pytest.mark.parametrize(("name", "closed"), [("look", 0), ("finish", 1)])
+def test_a_call_that_begins_again_brings_what_it_brought(
+    cache: Path, name: str, closed: int
+) -> None:
+    class FatalOnce(Connection):
+        times = 0
+
+        def add_up(self, n: int) -> int:
+            size = super().add_up(n)
+            self.times += 1
+            if self.times == 1:
+                (worker,) = mine.workers()
+                os.kill(worker.pid, signal.SIGKILL)
+            return size
+
+    thing = FatalOnce(1)
+    with Pool(1, cache_dir=cache) as mine:
+        value, receipt = load(mine)[name].options(retries=1).detailed(thing, 2)
+        assert (value, receipt.attempts, thing.times) == (5, 2, 2)
+    assert thing.closed == closed
+
+
+def test_what_a_lost_attempt_has_made_is_not_there_again() -> None:
+    kind, brought = ResourceKind("connection"), Luggage(None)
+    given = brought.pack(lambda: objects.held.get().add(kind, "given"))
+    own = brought.brought.add(kind, "made")
+    others = brought.brought.beside(brought.numbers)
+    assert (others.numbers, brought.brought.numbers) == ({own}, {given})
+
+
 def test_with_trio_it_is_the_same(cache: Path, thing: Connection) -> None:
     async def main() -> None:
         async with open_pool(workers=1, cache_dir=cache) as pool:
