@@ -29,6 +29,17 @@ VENV = ROOT / ".venv"
 STAMP = "wasm-sandbox-installed.json"
 UNFINISHED = "wasm-sandbox-unfinished"
 
+WHEEL_TESTS = [
+    f"tests/test_{name}.py"
+    for name in (
+        *("packaging", "lifecycle", "cache", "jail", "cgroups", "sealed", "plugins"),
+        *("face", "face_trio", "cli", "cli_errors", "doctor", "example_guests", "streams"),
+        *("components", "component_guests", "instances", "host_functions", "suites", "fuzz"),
+    )
+]
+"""Files and processes of every kind: the whole suite has run from the sources, and the wheel is
+checked to hold the same files."""
+
 NO_ENVIRONMENT = """\
 No virtual environment could be made with {python}.
 It can neither give it a pip (its `ensurepip` is missing) nor lend its own (22.3 or newer).
@@ -237,7 +248,8 @@ def contracts(arguments: list[str]) -> None:
 
 
 def wheel_test(arguments: list[str]) -> None:
-    """Run the tests against the built and installed wheel, out of reach of the sources."""
+    """Run tests against the built and installed wheel, out of reach of the sources: those of what
+    needs its files to be where they belong, or what is given (`tests` for all)."""
     OURS.have({"package"})
     with tempfile.TemporaryDirectory(prefix="wasm-sandbox-wheel-") as name:
         temporary = Path(name)
@@ -262,7 +274,7 @@ def wheel_test(arguments: list[str]) -> None:
         shutil.rmtree(source)
         where = "import wasm_sandbox; print('Testing what is in', wasm_sandbox.__path__[0])"
         run(clean.python, "-c", where, cwd=outside)
-        pytest = (str(clean.python), "-m", "pytest", *arguments)
+        pytest = (str(clean.python), "-m", "pytest", *(arguments or WHEEL_TESTS))
         run(*pytest, cwd=outside, env=environment(**suites()))
 
 

@@ -146,7 +146,7 @@ class Turn:
     nothing, and what it adds can be taken back as a whole."""
 
     def __init__(self, objects: Objects) -> None:
-        self._objects = objects
+        self.objects = objects
         self._taken: set[int] = set()
         self._added: list[int] = []
         self._undone = False
@@ -157,7 +157,7 @@ class Turn:
         Raises:
             BadArgument: it has too many, or is no longer there, or the function was given up.
         """
-        number = self._objects.add(kind, thing, lent=lent)
+        number = self.objects.add(kind, thing, lent=lent)
         self._added.append(number)
         if self._undone:  # looked at last: ``undo`` may come from another thread at any time
             self.undo()
@@ -170,7 +170,7 @@ class Turn:
         Raises:
             BadArgument: it has no such thing, or has given it away.
         """
-        thing = self._objects.get(kind, number)
+        thing = self.objects.get(kind, number)
         if number in self._taken:
             raise BadArgument(f"the guest has given away that resource {kind.name}")
         return thing
@@ -183,7 +183,7 @@ class Turn:
         """
         thing = self.get(kind, number)
         assert isinstance(number, int)
-        if self._objects.is_lent(number):
+        if self.objects.is_lent(number):
             raise BadArgument(f"the guest was only lent that resource {kind.name}")
         self._taken.add(number)
         return thing
@@ -194,13 +194,13 @@ class Turn:
         Raises:
             BadArgument: the function was given up, or the instance has ended: nothing is.
         """
-        if not self._objects.give(self._taken, lambda: not self._undone):
+        if not self.objects.give(self._taken, lambda: not self._undone):
             raise BadArgument("the function was given up")
 
     def undo(self) -> None:
         """The instance gets no answer: nothing that the function has added, or adds yet."""
         self._undone = True
-        self._objects.remove(tuple(self._added))
+        self.objects.remove(tuple(self._added))
 
 
 held: ContextVar[Turn] = ContextVar("held")
