@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed, wait
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -466,14 +467,15 @@ def test_a_submission_that_is_interrupted_leaves_nothing_half_done(cache: Path, 
     with nothing_left(), Pool(1, cache_dir=cache) as pool:
         spin = pool.load(STATE.encode())["spin"]
         run = pool.load(ASKING.encode(), imports=imports)["run"]
-        arguments = (run,) if asks else (spin, 3)
+        call = partial(pool.submit, run) if asks else partial(pool.submit, spin, 3)
+        point = 0
         for point in itertools.count(1):
             for _ in range(3):
-                pool.submit(*arguments).result(timeout=30)
+                call().result(timeout=30)
             left = point
             sys.setprofile(interrupt)
             try:
-                pool.submit(*arguments)
+                call()
                 break
             except Interruption:
                 pass
