@@ -108,6 +108,9 @@ class FakeCore:
     def submit_express(self, _request: CallRequest, _done: Callable[[Outcome], None]) -> None:
         """No call goes the short way here."""
 
+    def forgo(self, request: CallRequest) -> None:
+        """Calls bring nothing here."""
+
     def _next(self) -> None:
         self.most = max(self.most, len(self._waiting) + len(self._running))
         while self._waiting and len(self._running) < (self.configuration.workers or 1):
