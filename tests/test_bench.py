@@ -320,6 +320,12 @@ while True:
         signal.signal(signal.SIGUSR1, before)
 
 
+def heed_signals() -> None:
+    """Whatever runs the tests may ignore some, and so would all that is started (nohup)."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(
     ("number", "code"),
     [
@@ -335,7 +341,12 @@ def test_a_signal_ends_the_benchmark_that_runs_and_leaves_nothing(
     pids: set[int] = set()
     with nothing_left(pids=pids):
         command = [sys.executable, "-m", "wasm_sandbox", "bench", "--quick", "--only", "many-in"]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, env={"TMPDIR": str(tmp_path)})
+        process = subprocess.Popen(
+            command,
+            stderr=subprocess.PIPE,
+            env={"TMPDIR": str(tmp_path)},
+            preexec_fn=heed_signals,
+        )
         pids.add(process.pid)
         assert process.stderr is not None
         assert b"many-in-flight" in process.stderr.readline()
