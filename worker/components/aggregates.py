@@ -6,6 +6,7 @@ Source: component model, ``CanonicalABI.md``.
 from __future__ import annotations
 
 import struct
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -40,13 +41,13 @@ class _Pointed(Codec):
         """Two core values."""
         flats += self.leave(heap, value)
 
+    @abstractmethod
     def fetch(self, heap: Heap, at: int, length: int) -> Any:
         """The value of that length at ``at``, which is not checked yet."""
-        raise NotImplementedError
 
+    @abstractmethod
     def leave(self, heap: Heap, value: Any) -> tuple[int, int]:
         """Where a copy of ``value`` lies, and its length."""
-        raise NotImplementedError
 
 
 class String(_Pointed):

@@ -6,6 +6,7 @@ Source: component model, ``CanonicalABI.md``.
 from __future__ import annotations
 
 import struct
+from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
@@ -74,13 +75,14 @@ class _Unit(Codec):
         """A core value."""
         flats.append(self.taken(heap, value))
 
+    @abstractmethod
     def made(self, heap: Heap, number: int) -> Any:
         """The value that ``number`` stands for."""
-        raise NotImplementedError
 
     def taken(self, heap: Heap, value: Any) -> int:
         """The number that stands for ``value``."""
-        return value  # type: ignore[no-any-return]
+        number: int = value
+        return number
 
 
 class Bool(_Unit):
